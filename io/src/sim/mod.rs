@@ -1,0 +1,1 @@
+//! `Io` on a seeded, simulated world.
