@@ -1,0 +1,105 @@
+//! Configuration, checked at the door.
+
+use crate::types::{Index, PeerId};
+
+/// How a member behaves. All limits in bytes count encoded records ([`record::encoded_len`](crate::record::encoded_len)).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Own id; not 0.
+    pub id: PeerId,
+    /// Ticks between heartbeats; at least 1.
+    pub heartbeat_ticks: u32,
+    /// Ticks without a leader before an election starts, at the least (it is drawn from once to twice this); more than
+    /// `heartbeat_ticks`, ten times is the advice.
+    pub election_ticks: u32,
+    /// Seed of the election timeouts.
+    pub seed: u64,
+    /// Restart only: entries up to here are not handed out again.
+    pub applied: Index,
+    /// Most bytes of entries in one append message; one entry always goes.
+    pub message_size_max: u64,
+    /// Most bytes of entries handed out for application and not yet reported applied; one entry always goes.
+    pub apply_size_max: u64,
+    /// Most payload bytes in the leader's uncommitted tail; one proposal into an empty tail always goes.
+    pub uncommitted_size_max: u64,
+    /// Most append messages in flight to one follower; at least 1.
+    pub inflight_count_max: usize,
+    /// Most bytes in flight to one follower (one message may overshoot); at least `message_size_max`.
+    pub inflight_size_max: u64,
+    /// Whether a leader steps down that hears from no quorum for an election timeout (thesis 6.2).
+    pub check_quorum: bool,
+    /// Whether a candidate asks first whether it could win (thesis 9.6).
+    pub pre_vote: bool,
+    /// How linearizable reads are confirmed.
+    pub read_policy: ReadPolicy,
+    /// Whether a follower tells the shell to forward proposals to the leader, or refuses them.
+    pub forward_proposals: bool,
+}
+
+/// How linearizable reads are confirmed (thesis 6.4).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum ReadPolicy {
+    /// By a round of heartbeats to a quorum.
+    #[default]
+    Quorum,
+    /// By trusting that clocks drift less than the lease leaves room for; needs `check_quorum`.
+    Lease,
+}
+
+impl Config {
+    /// Defaults for member `id`: 10 and 1 ticks, 1 MiB messages, 256 messages and 16 MiB in flight, PreVote and
+    /// CheckQuorum on.
+    #[must_use]
+    pub fn new(id: PeerId) -> Config {
+        Config {
+            id,
+            heartbeat_ticks: 1,
+            election_ticks: 10,
+            seed: id.0,
+            applied: Index::ZERO,
+            message_size_max: 1 << 20,
+            apply_size_max: 64 << 20,
+            uncommitted_size_max: 64 << 20,
+            inflight_count_max: 256,
+            inflight_size_max: 16 << 20,
+            check_quorum: true,
+            pre_vote: true,
+            read_policy: ReadPolicy::Quorum,
+            forward_proposals: true,
+        }
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// One per rule that is broken; the first is reported.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let rules = [
+            (self.id != PeerId::ZERO, "id", "must not be 0"),
+            (self.id.0 < u64::MAX - 1, "id", "is reserved"),
+            (self.heartbeat_ticks >= 1, "heartbeat_ticks", "must be at least 1"),
+            (self.election_ticks > self.heartbeat_ticks, "election_ticks", "must be more than heartbeat_ticks"),
+            (self.inflight_count_max >= 1, "inflight_count_max", "must be at least 1"),
+            (self.inflight_size_max >= self.message_size_max, "inflight_size_max", "must be at least message_size_max"),
+            (
+                self.read_policy == ReadPolicy::Quorum || self.check_quorum,
+                "read_policy",
+                "may be Lease only with check_quorum",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, ..)| !holds) {
+            Some((_, field, rule)) => Err(ConfigError { field, rule }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A field of [`Config`] that breaks its rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("raft configuration: {field} {rule}")]
+pub struct ConfigError {
+    /// Which.
+    pub field: &'static str,
+    /// What it must be.
+    pub rule: &'static str,
+}

@@ -1,0 +1,74 @@
+//! The one door out of the core.
+
+use crate::message::Message;
+use crate::types::{EntryId, HardState, Index, ReadId, SoftState};
+
+/// What one turn of the core asks of its shell. Plain data: none of it has happened yet.
+///
+/// The order that safety needs is in the shape: what may leave at once is in `messages`; what must not leave before a
+/// write is durable can only be reached through that write ([`Append::after_sync`]). Reused from turn to turn.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ready {
+    /// May leave at once, beside the write below. Ranges in them are valid until the core's next step.
+    pub messages: Vec<Message>,
+    /// The write of this turn, if there is one.
+    pub append: Option<Append>,
+    /// Entries `committed.0 + 1 ..= committed.1` are committed and durable here: apply them in this order, then call
+    /// `applied`. Equal bounds: none.
+    pub committed: (Index, Index),
+    /// Reads that may be served once their index is applied.
+    pub reads: Vec<ReadState>,
+    /// Changed leader or role.
+    pub soft_state: Option<SoftState>,
+    /// A newer commit index than the last hard state written says. It need not be durable before anything; the shell
+    /// lets it ride with the group's next write.
+    pub commit: Option<Index>,
+}
+
+/// A write, and the promises that hang on it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Append {
+    /// The hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// Entries `entries.0 + 1 ..= entries.1`, replacing everything from `entries.0 + 1` on. Equal bounds: none.
+    pub entries: (Index, Index),
+    /// The last entry of the log once this write is durable: pass it to `synced`.
+    pub last: EntryId,
+    /// Install this snapshot (already durable in its own file) in place of the log: everything up to it is forgotten,
+    /// and everything after it too.
+    pub snapshot: Option<EntryId>,
+    /// What may leave only when the write is durable.
+    pub after_sync: AfterSync,
+}
+
+/// Messages that hang on a write: acknowledgements and votes, to peers and to ourselves (thesis 3.8).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AfterSync(Vec<Message>);
+
+impl AfterSync {
+    /// Hangs a message on the write.
+    pub fn push(&mut self, message: Message) {
+        self.0.push(message);
+    }
+
+    /// Whether nothing hangs on the write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The messages, for keeping them beside the write until it is durable: the name of the caller's list must say
+    /// that they wait. Leaves this empty with its capacity.
+    pub fn hold(&mut self) -> std::vec::Drain<'_, Message> {
+        self.0.drain(..)
+    }
+}
+
+/// An answer to a read request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ReadState {
+    /// The caller's mark.
+    pub id: ReadId,
+    /// Serve the read once this index is applied.
+    pub index: Index,
+}

@@ -1,0 +1,62 @@
+//! The questions the core may ask of the log.
+
+use crate::types::{ConfState, EntryId, EntryMeta, HardState, Index, Term};
+
+/// What a log knows. All questions are answered from memory, without blocking.
+///
+/// The core overlays this with its own metadata of entries that are not durable yet, so for those it does not matter
+/// whether the log shows them already.
+pub trait Storage {
+    /// What was durable at start: the hard state and the membership of the latest snapshot.
+    fn initial_state(&self) -> (HardState, ConfState);
+
+    /// The position just before the first entry kept: where the log was compacted to, or the latest snapshot; `(0, 0)`
+    /// for a log that starts at 1.
+    fn base(&self) -> EntryId;
+
+    /// Index of the last entry; the base's if there is none.
+    fn last_index(&self) -> Index;
+
+    /// Term of the entry at `index`, or of the base.
+    ///
+    /// # Errors
+    /// Below the base, or beyond the last index.
+    fn term(&self, index: Index) -> Result<Term, StorageError>;
+
+    /// What is known of the entry at `index`.
+    ///
+    /// # Errors
+    /// At or below the base, or beyond the last index.
+    fn meta(&self, index: Index) -> Result<EntryMeta, StorageError>;
+
+    /// The highest `last` in `after + 1 ..= upto` for which the encoded [sizes](crate::record::encoded_len) of
+    /// `after + 1 ..= last` sum to at most `bytes_max`, but at least `after + 1`.
+    ///
+    /// # Errors
+    /// If `after` is below the base, or `upto` beyond the last index.
+    fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError>;
+
+    /// The latest snapshot that could be sent to a follower, if there is one yet.
+    fn snapshot(&self) -> Option<EntryId>;
+}
+
+/// Why a log has no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The entry is gone: compacted.
+    #[error("entry {index} is compacted: the log begins after {base}")]
+    Compacted {
+        /// Asked for.
+        index: Index,
+        /// The log's base.
+        base: Index,
+    },
+    /// The entry is not there yet.
+    #[error("entry {index} is not there: the log ends at {last}")]
+    Unavailable {
+        /// Asked for.
+        index: Index,
+        /// The log's last index.
+        last: Index,
+    },
+}

@@ -1,0 +1,158 @@
+//! The words of raft as types. An index, a term and an id are three things.
+
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// Zero: "none".
+            pub const ZERO: $name = $name(0);
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number!(
+    /// A term; 0 before the first election.
+    Term
+);
+number!(
+    /// A position in the log; the first entry has 1, 0 is "before the log".
+    Index
+);
+number!(
+    /// A member of a raft group, and at the same time the node it lives on; 0 is "none".
+    PeerId
+);
+number!(
+    /// One raft group; any number.
+    GroupId
+);
+number!(
+    /// A caller's mark on a read request, given back in its [`ReadState`](crate::ReadState).
+    ReadId
+);
+
+impl Index {
+    /// The index after this one.
+    #[must_use]
+    pub fn next(self) -> Index {
+        Index(self.0 + 1)
+    }
+
+    /// The index before this one; 0 stays 0.
+    #[must_use]
+    pub fn prev(self) -> Index {
+        Index(self.0.saturating_sub(1))
+    }
+}
+
+/// What identifies an entry: two entries with the same index and term are the same entry (log matching).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct EntryId {
+    /// Term first, so that ordering compares how up to date two logs are (thesis 3.6.1).
+    pub term: Term,
+    /// Position.
+    pub index: Index,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.term, self.index)
+    }
+}
+
+/// What an entry is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u8)]
+pub enum EntryKind {
+    /// For the state machine; empty: the no-op of a new leader.
+    #[default]
+    Normal = 0,
+    /// One change of membership.
+    ConfChange = 1,
+    /// Several changes of membership, or the leaving of a joint configuration.
+    ConfChangeV2 = 2,
+}
+
+impl EntryKind {
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub fn from_u8(number: u8) -> Option<EntryKind> {
+        match number {
+            0 => Some(EntryKind::Normal),
+            1 => Some(EntryKind::ConfChange),
+            2 => Some(EntryKind::ConfChangeV2),
+            _ => None,
+        }
+    }
+}
+
+/// All the core knows of an entry beside its index.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct EntryMeta {
+    /// The term it was proposed in.
+    pub term: Term,
+    /// What it is for.
+    pub kind: EntryKind,
+    /// Payload bytes.
+    pub size: u32,
+}
+
+/// What a node must never forget (thesis figure 3.1); `commit` may be stale after a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct HardState {
+    /// Current term.
+    pub term: Term,
+    /// Whom it voted for in that term; 0: nobody.
+    pub vote: PeerId,
+    /// Highest index known to be committed.
+    pub commit: Index,
+}
+
+/// What is lost in a restart and nobody minds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SoftState {
+    /// The leader this node believes in; 0: none known.
+    pub lead: PeerId,
+    /// Its own role.
+    pub role: Role,
+}
+
+/// Role in the current term.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    #[default]
+    Follower,
+    /// Asks whether it could win, without raising its term (thesis 9.6).
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// Membership as it is stored with a snapshot. Lists are sorted.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ConfState {
+    /// Voters (of the incoming half, if joint).
+    pub voters: Vec<PeerId>,
+    /// Voters of the outgoing half; empty if not joint.
+    pub voters_outgoing: Vec<PeerId>,
+    /// Members without a vote.
+    pub learners: Vec<PeerId>,
+    /// Outgoing voters that become learners when the joint configuration is left.
+    pub learners_next: Vec<PeerId>,
+    /// Whether the leader leaves the joint configuration by itself.
+    pub auto_leave: bool,
+}
