@@ -1,2 +1,5 @@
-//! Skeleton.
+//! `ringraft`: a replicated key-value server, and the parts to build another replicated service from.
 #![forbid(unsafe_code)]
+
+pub mod machine;
+pub mod protocol;
