@@ -65,14 +65,15 @@ impl Inner {
         self.note(Note::AskSendFile, place(who), send.token.0, hash_bytes(&send.request));
         let target = self.addresses.get(&send.address).copied();
         match self.process(who.process).disk.load(&send.path) {
-            Ok(file) => self.call(who, send.token, target, send.request, send.timeout, Some(file)),
+            Ok(file) => {
+                self.call(who, send.token, target, send.request, send.timeout, Some(file));
+            }
             Err(error) => {
                 let call = self.call(who, send.token, None, send.request, send.timeout, Some(Bytes::new()));
                 let call = self.calls.get_mut(&call).expect("just made");
                 call.stage = Stage::Answering(Answer::Failed(DialError::Io(error.kind())));
-                return;
             }
-        };
+        }
     }
 
     fn call(

@@ -79,6 +79,8 @@ counters! {
     disk_stalls,
     /// Stretches of a disk corrupted at rest.
     disk_corruptions,
+    /// Sectors made unreadable.
+    sectors_spoilt,
     /// Disks wiped.
     disk_wipes,
 }

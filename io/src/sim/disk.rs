@@ -3,8 +3,9 @@
 //! Durable writes in flight are kept apart from the content until they end; at a crash every sector of each of them is
 //! independently old or new. Files built aside are volatile until they are committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -74,6 +75,26 @@ struct File {
     /// A write has failed: writing again is a bug.
     failed: bool,
     map: Option<Bytes>,
+    /// Numbers of sectors that cannot be read.
+    spoilt: BTreeSet<u64>,
+}
+
+impl File {
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.content.write(offset, bytes);
+        self.spoilt.retain(|sector| !sectors(offset, bytes.len()).contains(sector));
+    }
+
+    fn check_readable(&self, offset: u64, len: usize) -> io::Result<()> {
+        match self.spoilt.range(sectors(offset, len)).next() {
+            Some(_) => Err(io::Error::from_raw_os_error(EIO)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn sectors(offset: u64, len: usize) -> Range<u64> {
+    offset / SECTOR_SIZE as u64..(offset + len as u64).div_ceil(SECTOR_SIZE as u64)
 }
 
 impl Disk {
@@ -116,10 +137,10 @@ impl Disk {
         let result = if fails {
             target.failed = true;
             counters.writes_failed += 1;
-            land_some(&mut target.content, offset, &buf, rng);
+            land_some(target, offset, &buf, rng);
             Err(io::Error::from_raw_os_error(EIO))
         } else {
-            target.content.write(offset, &buf);
+            target.write(offset, &buf);
             Ok(())
         };
         Some(Ended { who, file, token, buf, result })
@@ -129,7 +150,7 @@ impl Disk {
     pub(super) fn crash(&mut self, removed_returns_chance: f64, rng: &mut Rng, counters: &mut Counters) {
         for (_, Write { inode, offset, buf, .. }) in std::mem::take(&mut self.writes) {
             let target = self.files.get_mut(&inode).expect("open files stay until the process ends");
-            match land_some(&mut target.content, offset, &buf, rng) {
+            match land_some(target, offset, &buf, rng) {
                 0 => counters.writes_lost += 1,
                 landed if landed == buf.len() / SECTOR_SIZE => counters.writes_kept += 1,
                 _ => counters.writes_torn += 1,
@@ -183,11 +204,12 @@ impl Disk {
 
     /// Reads past the page cache.
     pub(super) fn read(&self, inode: Inode, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let content = &self.files[&inode].content;
-        if offset + into.len() as u64 > content.size {
+        let file = &self.files[&inode];
+        if offset + into.len() as u64 > file.content.size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        content.read(offset, into);
+        file.check_readable(offset, into.len())?;
+        file.content.read(offset, into);
         Ok(())
     }
 
@@ -200,8 +222,22 @@ impl Disk {
 
     /// The whole of a file as it reads now, by name.
     pub(super) fn load(&self, path: &Path) -> io::Result<Bytes> {
+        let file = &self.files[&self.find(path)?];
+        file.check_readable(0, usize::try_from(file.content.size).expect("a simulated file fits in memory"))?;
+        Ok(Bytes::from(file.content.to_vec()))
+    }
+
+    /// The whole of a file, bad sectors or not.
+    pub(super) fn peek(&self, path: &Path) -> io::Result<Bytes> {
+        Ok(Bytes::from(self.files[&self.find(path)?].content.to_vec()))
+    }
+
+    /// Makes a sector unreadable until it is written.
+    pub(super) fn spoil(&mut self, path: &Path, offset: u64) -> io::Result<()> {
         let inode = self.find(path)?;
-        Ok(Bytes::from(self.files[&inode].content.to_vec()))
+        let file = self.files.get_mut(&inode).expect("every name has its file");
+        file.spoilt.insert(offset / SECTOR_SIZE as u64);
+        Ok(())
     }
 
     /// Replaces a small file, atomically and durably.
@@ -278,8 +314,7 @@ impl Disk {
         match self.names.get(path) {
             Some(inode) => {
                 let file = self.files.get_mut(inode).expect("every name has its file");
-                file.content = content;
-                file.map = None;
+                *file = File { content, synced: true, ..File::default() };
             }
             None => {
                 self.add(path, File { content, synced: true, ..File::default() });
@@ -328,7 +363,7 @@ impl Disk {
 }
 
 /// Writes some of the sectors of `buf`; says how many.
-fn land_some(content: &mut Content, offset: u64, buf: &[u8], rng: &mut Rng) -> usize {
+fn land_some(file: &mut File, offset: u64, buf: &[u8], rng: &mut Rng) -> usize {
     let sectors = buf.len() / SECTOR_SIZE;
     let pattern = rng.below(4);
     let prefix = rng.index(sectors + 1);
@@ -341,7 +376,7 @@ fn land_some(content: &mut Content, offset: u64, buf: &[u8], rng: &mut Rng) -> u
             _ => rng.chance(0.5),
         };
         if lands {
-            content.write(offset + (at * SECTOR_SIZE) as u64, sector);
+            file.write(offset + (at * SECTOR_SIZE) as u64, sector);
             landed += 1;
         }
     }
@@ -541,6 +576,22 @@ mod tests {
             returned += usize::from(disk.find(Path::new("/d/a")).is_ok());
         }
         assert!((20..80).contains(&returned), "{returned}");
+    }
+
+    #[test]
+    fn a_spoilt_sector_is_unreadable_until_written() {
+        let (mut rng, mut counters) = (Rng::new(1), Counters::default());
+        let mut disk = Disk::default();
+        let path = Path::new("/d/wal");
+        let inode = disk.create_zeroed(path, 2 * BLOCK_ALIGN as u64, &mut counters).unwrap();
+        disk.spoil(path, 5000).unwrap();
+        let mut block = [0; BLOCK_ALIGN];
+        disk.read(inode, 0, &mut block).unwrap();
+        assert!(disk.read(inode, BLOCK_ALIGN as u64, &mut block).is_err() && disk.load(path).is_err());
+        let id = write(&mut disk, inode, BLOCK_ALIGN as u64, 9, 1, false);
+        disk.end_write(id, &mut rng, &mut counters).unwrap();
+        disk.read(inode, BLOCK_ALIGN as u64, &mut block).unwrap();
+        assert_eq!(block, [9; BLOCK_ALIGN]);
     }
 
     #[test]

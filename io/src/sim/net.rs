@@ -2,7 +2,8 @@
 //!
 //! A connection has two ends and two pipes; pipe `i` carries the bytes of end `i` to the other one. Nothing inside a
 //! pipe is reordered, and bytes are lost only off its tail, by a break that the receiver gets to see (or by the two
-//! sides never hearing of each other again).
+//! sides never hearing of each other again). As with sockets, an orderly end is noticed only by who receives, and a
+//! break at once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

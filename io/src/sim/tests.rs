@@ -107,7 +107,8 @@ impl Pair {
         let (a_stream, b_stream) = (dialed.stream, *b_stream);
         a.receive(a_stream);
         b.receive(b_stream);
-        (a_out.clear(), b_out.clear());
+        a_out.clear();
+        b_out.clear();
         Pair { world, a, b, a_out, b_out, a_stream, b_stream }
     }
 
@@ -279,6 +280,12 @@ fn a_paused_process_takes_no_turns() {
     assert!(p.b_out.is_empty());
     p.run(20);
     assert_eq!(heard(&p.b_out, p.b_stream).0, b"wait for it");
+    p.a.send(p.a_stream, vec![Bytes::from_static(b", again")]);
+    p.world.pause(p.b.process(), p.world.now() + Duration::from_secs(50));
+    p.run(40);
+    p.world.pause(p.b.process(), p.world.now());
+    p.run(1);
+    assert_eq!(heard(&p.b_out, p.b_stream).0, b"wait for it, again");
 }
 
 // ---- disks ----
@@ -581,7 +588,7 @@ impl Counting {
     }
 }
 
-/// One seed of everything: crashes, pauses, partitions, resets, stalls. Gives the hash, the counters and what was heard.
+/// One seed of everything: crashes, pauses, partitions, resets, stalls. Gives the hash, the counters, what was heard.
 fn ordeal(seed: u64, for_ms: u64) -> (u64, Counters, u64) {
     let mut setup = Rng::new(seed);
     let world = World::new(seed, WorldConfig::rough(&mut setup));
@@ -643,7 +650,8 @@ fn numbers_arrive_in_order_over_all_faults() {
     let mut heard_by_seed = Vec::new();
     let started = std::time::Instant::now();
     for seed in 0..60 {
-        let (_, counters, heard) = ordeal(seed, 1_000);
+        let (hash, counters, heard) = ordeal(seed, 1_000);
+        eprintln!("{seed}: {hash:016x}, {heard} heard, {counters}");
         events += counters.events;
         heard_by_seed.push(heard);
     }

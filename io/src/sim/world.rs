@@ -229,12 +229,22 @@ impl World {
         inner.start_process(process);
     }
 
-    /// Stops a process until a time: it takes no turns and answers nobody, while the kernel under it goes on.
+    /// Stops a process until a time: it takes no turns and answers nobody, while the kernel under it goes on. A time
+    /// that has passed ends a pause.
     pub fn pause(&self, process: ProcessId, until: Time) {
         let mut inner = self.0.borrow_mut();
         inner.counters.pauses += 1;
         inner.note(Note::Pause, u64::from(process.0) << 16, until.0, 0);
+        let life = inner.process(process).life;
         inner.process_mut(process).paused_until = until;
+        for number in 0..inner.process(process).shards.len() {
+            let shard = ShardNo(u16::try_from(number).expect("shards are counted in 16 bits"));
+            let who = Who { process, life, shard };
+            if inner.shard(who).turn_at.is_some() {
+                // A pause may also be cut short: then the turn that waits for its old end comes earlier.
+                inner.schedule_turn(who, until);
+            }
+        }
     }
 
     // ---- faults of the network ----
@@ -318,6 +328,19 @@ impl World {
         Ok(())
     }
 
+    /// Makes the sector at `offset` unreadable until it is written again: reading it is an I/O error. (Mapped files
+    /// do not notice.)
+    ///
+    /// # Errors
+    /// If there is no such file.
+    pub fn spoil(&self, process: ProcessId, path: &Path, offset: u64) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        inner.process_mut(process).disk.spoil(path, offset)?;
+        inner.counters.sectors_spoilt += 1;
+        inner.note(Note::Disk, u64::from(process.0) << 16, offset, 0);
+        Ok(())
+    }
+
     /// Replaces the disk of a process that is not alive with an empty one.
     ///
     /// # Panics
@@ -364,7 +387,7 @@ impl World {
     /// # Errors
     /// If there is no such file.
     pub fn file(&self, process: ProcessId, path: &Path) -> io::Result<Bytes> {
-        self.0.borrow().process(process).disk.load(path)
+        self.0.borrow().process(process).disk.peek(path)
     }
 
     /// Makes or replaces a file, past the process.
