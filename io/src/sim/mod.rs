@@ -30,6 +30,7 @@
 //!
 //! Files: `world` (processes, turns, faults), `net` (streams), `calls` (dials and file transfers), `disk` (what a crash
 //! leaves), `shard_io` (the trait), `events`, `trace`, `rng`, `config`, `counters`.
+#![forbid(unsafe_code)]
 
 mod calls;
 mod config;

@@ -33,6 +33,9 @@ impl fmt::Display for ProcessId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// This shard must take a turn: call [`Io::turn`](crate::Io::turn) on its [`SimIo`] once.
+    ///
+    /// A turn that was handed something, or whose deadline had passed, is followed by another one when its cost has
+    /// passed, so that the shard can say its new deadline: it parks with an empty turn, as it would in the kernel.
     Shard {
         /// Its process.
         process: ProcessId,
