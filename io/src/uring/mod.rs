@@ -1,14 +1,34 @@
-//! `Io` on io_uring.
+//! [`Io`](crate::Io) on io_uring: one ring per shard thread, one enter per turn.
+//!
+//! A [`UringWorld`] binds the listeners, runs the control thread (accepting, dialing, whole files; on `tokio-uring`) and
+//! gives one [`UringSeed`] per shard. The shard's own thread turns its seed into a [`Uring`]. Everything the kernel
+//! touches lives in a slot of that ring until the last completion of its operation, so nothing is freed or changed
+//! under it; this folder is the only place of the workspace that says `unsafe`.
 #![allow(unsafe_code)]
 
-/// A buffer that the kernel filled.
-pub struct Provided {
-    bytes: Vec<u8>,
-}
+mod control;
+mod error;
+mod files;
+mod jobs;
+mod probe;
+mod recv_pool;
+mod ring;
+mod send;
+mod shard;
+mod signal;
+mod slots;
+mod sockets;
+mod streams;
+mod sys;
+mod timers;
+mod world;
 
-impl std::ops::Deref for Provided {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
+#[cfg(test)]
+mod tests;
+
+pub use error::UringError;
+pub use probe::{Capabilities, probe};
+pub use recv_pool::Provided;
+pub use shard::Uring;
+pub use signal::Waker;
+pub use world::{RefuseAll, UringConfig, UringSeed, UringWorld};

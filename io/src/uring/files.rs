@@ -1,0 +1,226 @@
+//! Blocking work on files: at start-up on the shard's own thread, later on its job thread.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use super::sys;
+use crate::{AlignedBuf, BLOCK_ALIGN, FileInfo, LockError};
+
+/// Zeros are written in pieces of this many bytes.
+const ZERO_PIECE: usize = 1024 * 1024;
+/// The name of the file that stands for a directory's lock.
+const LOCK_NAME: &str = "LOCK";
+
+/// The directory a path stands in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the names in the directory of `path` survive a power cut.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(parent(path))?.sync_all()
+}
+
+/// Creates the directories above `path`, each durable in its own parent.
+pub(super) fn create_parents(path: &Path) -> io::Result<()> {
+    create_dirs(parent(path))
+}
+
+fn create_dirs(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    create_dirs(parent(dir))?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    sync_parent(dir)
+}
+
+/// Opens a file for unbuffered reads and durable writes.
+pub(super) fn open_direct(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)
+}
+
+/// Creates a file of `size` zeros whose blocks are written, not merely allocated, and none of whose pages is cached.
+///
+/// It gets its name only when it is complete: after a crash there is no half of it.
+pub(super) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
+    let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
+    assert!(size.is_multiple_of(align), "a file of {size} bytes: whole blocks");
+    create_parents(path)?;
+    let unnamed = libc::O_DIRECT | libc::O_TMPFILE;
+    match OpenOptions::new().read(true).write(true).custom_flags(unnamed).open(parent(path)) {
+        Ok(file) => {
+            write_zeros(&file, size)?;
+            sys::link(file.as_raw_fd(), path)?;
+            let synced = sync_parent(path);
+            keep_or_remove(path, synced.map(|()| file))
+        }
+        // Not every file system has files without names.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) => {
+            let file =
+                OpenOptions::new().read(true).write(true).create_new(true).custom_flags(libc::O_DIRECT).open(path)?;
+            let written = write_zeros(&file, size).and_then(|()| sync_parent(path));
+            keep_or_remove(path, written.map(|()| file))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn keep_or_remove<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
+    if result.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    result
+}
+
+fn write_zeros(file: &File, size: u64) -> io::Result<()> {
+    let zeros = AlignedBuf::zeroed(ZERO_PIECE);
+    let mut at = 0;
+    while at < size {
+        let piece = usize::try_from(size - at).unwrap_or(ZERO_PIECE).min(ZERO_PIECE);
+        file.write_all_at(&zeros[..piece], at)?;
+        at += u64::try_from(piece).expect("a small piece");
+    }
+    file.sync_all()
+}
+
+/// Reads `len` bytes at `offset` past the page cache.
+pub(super) fn read_direct(file: &File, offset: u64, len: usize) -> io::Result<AlignedBuf> {
+    let mut buf = AlignedBuf::zeroed(len);
+    file.read_exact_at(&mut buf, offset)?;
+    Ok(buf)
+}
+
+/// The files of a directory, sorted by name.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<FileInfo>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        if meta.is_file() {
+            files.push(FileInfo { path: entry.path(), size: meta.len() });
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+/// Locks a directory, creating it; the lock ends with the file given back.
+pub(super) fn lock_dir(dir: &Path) -> Result<File, LockError> {
+    let failed = |source| LockError::Io { dir: dir.into(), source };
+    create_dirs(dir).map_err(failed)?;
+    let path = dir.join(LOCK_NAME);
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    if !sys::flock(&file).map_err(failed)? {
+        let mut text = String::new();
+        let _ = file.read_to_string(&mut text);
+        return Err(LockError::Held { dir: dir.into(), pid: text.trim().parse().unwrap_or(0) });
+    }
+    file.set_len(0).map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+/// Maps the whole of a file that nobody writes any more.
+pub(super) fn map(file: &File) -> io::Result<Bytes> {
+    if file.metadata()?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the mapping owns its pages until the last clone of the `Bytes` is dropped; by the contract of `Io::map`
+    // the file is sealed, so nobody changes or shortens what is mapped.
+    let mapping = unsafe { Mmap::map(file) }?;
+    Ok(Bytes::from_owner(mapping))
+}
+
+/// Replaces a small file so that after a crash there is the old or the new content, never a mixture.
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_parents(path)?;
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".new");
+    let aside = path.with_file_name(name);
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)
+    };
+    keep_or_remove(&aside, write())?;
+    sync_parent(path)
+}
+
+/// Writes a piece of a file that is built aside; see [`Job::WriteAside`](crate::Job::WriteAside).
+pub(super) fn write_aside(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let first = offset == 0;
+    if first {
+        create_parents(path)?;
+    }
+    OpenOptions::new().write(true).create(first).truncate(first).open(path)?.write_all_at(bytes, offset)
+}
+
+/// Gives a file built aside its name, durably.
+pub(super) fn commit(from: &Path, to: &Path) -> io::Result<()> {
+    File::open(from)?.sync_all()?;
+    create_parents(to)?;
+    fs::rename(from, to)?;
+    if parent(from) != parent(to) {
+        sync_parent(from)?;
+    }
+    sync_parent(to)
+}
+
+/// Removes a file, if it is there, durably.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_parent(path),
+    }
+}
+
+/// Reads a whole file.
+pub(super) fn load(path: &Path) -> io::Result<Bytes> {
+    fs::read(path).map(Bytes::from)
+}
+
+/// An open file of a shard.
+pub(super) struct OpenFile {
+    pub(super) file: std::sync::Arc<File>,
+    pub(super) handle: super::streams::Handle,
+}
+
+/// Where a received file lies until then; removed again unless [`Partial::keep`] is called.
+pub(super) struct Partial(Option<PathBuf>);
+
+impl Partial {
+    pub(super) fn new(path: PathBuf) -> Partial {
+        Partial(Some(path))
+    }
+
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

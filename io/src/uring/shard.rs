@@ -1,0 +1,728 @@
+//! A shard's ring behind the trait: what is asked becomes entries, what completes becomes completions.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use bytes::Bytes;
+use io_uring::{cqueue, opcode, squeue, types};
+
+use super::control::{Command, ControlHandle};
+use super::error::UringError;
+use super::files::{self, OpenFile};
+use super::jobs::{Jobs, Outcome};
+use super::recv_pool::{self, RecvPool};
+use super::ring::Ring;
+use super::send::SendOp;
+use super::signal::{MAIL, Signal, WOKEN};
+use super::slots::{Key, Slots};
+use super::streams::{Handle, Streams, Table};
+use super::sys;
+use super::world::{Mail, Mailbox, Permit, Tuning};
+use crate::{
+    AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, DialError, Dialed, FileId, FileInfo, Io, Job, JobOutput,
+    LockError, SendFile, ShardNo, StreamId, Time, Token,
+};
+
+/// Set in the user data of entries that own no slot.
+const SLOTLESS: u64 = 1 << 63;
+/// A cancel; what it says does not matter, since the cancelled operation completes by itself.
+const CANCEL: u64 = SLOTLESS;
+/// A message from another ring; it only ends a wait.
+const KICK: u64 = SLOTLESS | 1 << 32;
+/// A message to another ring that could not be delivered; the shard's number is added.
+const KICKING: u64 = SLOTLESS | 2 << 32;
+
+/// Spare sends and vectors of buffers kept for the next send.
+const SPARE_MAX: usize = 256;
+/// How long a ring that is dropped waits for its operations to end.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Received pieces, accepted streams and other mail handed out per turn at most.
+const MAIL_PER_TURN_MAX: usize = 1024;
+
+/// An operation in the kernel's hands, with everything of ours that it touches.
+enum Op {
+    Receive(StreamId),
+    Send(Box<SendOp>),
+    Write(WriteOp),
+    /// Waits for a kick from a plain thread; the kernel reads the event's count into the box.
+    Event(#[expect(dead_code, reason = "held for the kernel, which alone looks at it")] Box<[u8; 8]>),
+}
+
+/// A durable write in flight.
+struct WriteOp {
+    file: FileId,
+    token: Token,
+    buf: AlignedBuf,
+    offset: u64,
+    done: usize,
+}
+
+impl WriteOp {
+    /// The entry that writes what is left. It points into `self.buf`, whose memory does not move with `self`.
+    fn entry(&self, handle: Handle) -> squeue::Entry {
+        let left = &self.buf[self.done..];
+        // A longer write would come back short anyway.
+        let len = u32::try_from(left.len()).unwrap_or(1 << 30);
+        let offset = self.offset + u64::try_from(self.done).expect("a length in memory");
+        let write = match handle {
+            Handle::Fixed(n) => opcode::Write::new(types::Fixed(n), left.as_ptr(), len),
+            Handle::Plain(fd) => opcode::Write::new(types::Fd(fd), left.as_ptr(), len),
+        };
+        write.offset(offset).rw_flags(libc::RWF_DSYNC).build()
+    }
+}
+
+/// How long to look around before waiting: longer while that pays, shorter while it does not.
+struct Spin {
+    max: Duration,
+    now: Duration,
+}
+
+impl Spin {
+    fn hit(&mut self) {
+        self.now = (self.now * 2).min(self.max);
+    }
+
+    fn miss(&mut self) {
+        self.now = (self.now / 2).max(self.max / 16);
+    }
+}
+
+/// One shard's io_uring. Made by [`UringSeed::into_io`](super::UringSeed::into_io) on the thread that uses it.
+pub struct Uring {
+    shard: ShardNo,
+    now: Time,
+    // Before the ring: what stands in slots is freed only after `drop` has seen the kernel let go of it.
+    slots: Slots<Op>,
+    streams: Streams,
+    pool: RecvPool,
+    table: Table,
+    ring: Ring,
+    files: Vec<OpenFile>,
+    locks: Vec<File>,
+    signals: Arc<[Signal]>,
+    mail: Receiver<Mail>,
+    mailbox: Mailbox,
+    control: ControlHandle,
+    jobs: Option<Jobs>,
+    /// Completions that needed no kernel.
+    ready: Vec<Completion>,
+    /// Streams that wait for buffers to come back.
+    starved: Vec<StreamId>,
+    spare_sends: Vec<Box<SendOp>>,
+    spare_bufs: Vec<Vec<Bytes>>,
+    /// Which other shards were already kicked with the entries of this turn.
+    kicked: Vec<bool>,
+    spin: Spin,
+    bundles: bool,
+    /// A ring belongs to its thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Uring {
+    pub(super) fn new(
+        shard: ShardNo,
+        tuning: &Tuning,
+        signals: Arc<[Signal]>,
+        mail: Receiver<Mail>,
+        mailbox: Mailbox,
+        control: ControlHandle,
+    ) -> Result<Uring, UringError> {
+        if tuning.pin {
+            sys::pin_thread(usize::from(shard.0))
+                .map_err(|source| UringError::Io { what: "pin a shard's thread", source })?;
+        }
+        let ring = Ring::new(tuning.sq_entries, tuning.cq_entries)?;
+        let pool = RecvPool::new(&ring.submitter, tuning.recv_buffers, tuning.recv_buffer_size)
+            .map_err(|source| UringError::Io { what: "register receive buffers", source })?;
+        let table = Table::new(&ring.submitter, tuning.table_size);
+        let own = ring.dup().map_err(|source| UringError::Io { what: "duplicate a ring's descriptor", source })?;
+        assert!(signals[usize::from(shard.0)].ring.set(own).is_ok(), "one ring per shard");
+        let bundles = tuning.bundles && ring.capabilities.bundles;
+        let kicked = vec![false; signals.len()];
+        let mut uring = Uring {
+            shard,
+            now: sys::clock(),
+            slots: Slots::with_capacity(256),
+            streams: Streams::new(),
+            pool,
+            table,
+            ring,
+            files: Vec::new(),
+            locks: Vec::new(),
+            signals,
+            mail,
+            mailbox,
+            control,
+            jobs: None,
+            ready: Vec::new(),
+            starved: Vec::new(),
+            spare_sends: Vec::new(),
+            spare_bufs: Vec::new(),
+            kicked,
+            spin: Spin { max: tuning.spin, now: tuning.spin },
+            bundles,
+            _not_send: PhantomData,
+        };
+        uring.listen_for_kicks();
+        Ok(uring)
+    }
+
+    /// How many operations the kernel has in its hands.
+    #[cfg(test)]
+    pub(super) fn in_flight(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The socket of a stream.
+    #[cfg(test)]
+    pub(super) fn socket(&mut self, id: StreamId) -> &OwnedFd {
+        &self.streams.get(id).expect("the stream exists").fd
+    }
+
+    fn signal(&self) -> &Signal {
+        &self.signals[usize::from(self.shard.0)]
+    }
+
+    // ---- asking ----
+
+    fn listen_for_kicks(&mut self) {
+        let mut count = Box::new([0; 8]);
+        let fd = types::Fd(self.signal().event.as_raw_fd());
+        let entry = opcode::Read::new(fd, count.as_mut_ptr(), 8).build();
+        let key = self.slots.insert(Op::Event(count));
+        // SAFETY: the slot keeps the box, and `signals` the descriptor, until the completion.
+        unsafe { self.ring.push(&entry.user_data(key.bits())) };
+    }
+
+    /// Starts a receive if one is wanted and possible.
+    fn arm(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.open(id) else { return };
+        if !stream.wanted || stream.starved || stream.receiving.is_some() {
+            return;
+        }
+        let group = recv_pool::GROUP;
+        let entry = match (stream.handle, self.bundles) {
+            (Handle::Fixed(n), true) => opcode::RecvMultiBundle::new(types::Fixed(n), group).build(),
+            (Handle::Fixed(n), false) => opcode::RecvMulti::new(types::Fixed(n), group).build(),
+            (Handle::Plain(fd), true) => opcode::RecvMultiBundle::new(types::Fd(fd), group).build(),
+            (Handle::Plain(fd), false) => opcode::RecvMulti::new(types::Fd(fd), group).build(),
+        };
+        let key = self.slots.insert(Op::Receive(id));
+        stream.receiving = Some(key);
+        // SAFETY: the kernel writes into buffers of the pool only, which lives until the ring has let go of it.
+        unsafe { self.ring.push(&entry.user_data(key.bits())) };
+    }
+
+    fn cancel(&mut self, key: Key) {
+        let entry = opcode::AsyncCancel::new(key.bits()).build().user_data(CANCEL);
+        // SAFETY: the entry points to nothing.
+        unsafe { self.ring.push(&entry) };
+    }
+
+    fn rearm_starved(&mut self) {
+        if self.starved.is_empty() || !self.pool.has_room() {
+            return;
+        }
+        let mut starved = std::mem::take(&mut self.starved);
+        for id in starved.drain(..) {
+            if let Some(stream) = self.streams.get(id) {
+                stream.starved = false;
+                self.arm(id);
+            }
+        }
+        self.starved = starved;
+    }
+
+    fn submit_send(&mut self, mut op: Box<SendOp>) {
+        let id = op.stream;
+        let Some(stream) = self.streams.open(id) else { return self.recycle(op) };
+        // The box does not move with the slot, so neither do the header and the vectors.
+        let entry = op.entry(stream.handle);
+        let key = self.slots.insert(Op::Send(op));
+        stream.sending = Some(key);
+        // SAFETY: the slot keeps header, vectors and buffers until the completion.
+        unsafe { self.ring.push(&entry.user_data(key.bits())) };
+    }
+
+    fn submit_write(&mut self, op: WriteOp) {
+        let entry = op.entry(self.files[index(op.file)].handle);
+        let key = self.slots.insert(Op::Write(op));
+        // SAFETY: the slot keeps the buffer, and `files` the descriptor, until the completion.
+        unsafe { self.ring.push(&entry.user_data(key.bits())) };
+    }
+
+    fn recycle(&mut self, mut op: Box<SendOp>) {
+        self.recycle_bufs(std::mem::take(&mut op.bufs));
+        if self.spare_sends.len() < SPARE_MAX {
+            self.spare_sends.push(op);
+        }
+    }
+
+    fn recycle_bufs(&mut self, mut bufs: Vec<Bytes>) {
+        bufs.clear();
+        if self.spare_bufs.len() < SPARE_MAX {
+            self.spare_bufs.push(bufs);
+        }
+    }
+
+    fn adopt(&mut self, fd: OwnedFd, permit: Option<Permit>) -> StreamId {
+        let handle = self.table.insert(&self.ring.submitter, &fd);
+        self.streams.insert(fd, handle, permit)
+    }
+
+    fn adopt_file(&mut self, file: File) -> FileId {
+        let handle = self.table.insert(&self.ring.submitter, &file);
+        self.files.push(OpenFile { file: Arc::new(file), handle });
+        FileId(u32::try_from(self.files.len() - 1).expect("fewer than 2^32 files"))
+    }
+
+    /// Nothing more is said about the stream; it goes when the kernel has let go of it.
+    fn shut(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.open(id) else { return };
+        stream.closing = true;
+        let in_flight = [stream.receiving, stream.sending];
+        if in_flight.iter().any(Option::is_some) {
+            sys::shutdown(&stream.fd);
+        }
+        for key in in_flight.into_iter().flatten() {
+            self.cancel(key);
+        }
+        self.release(id);
+    }
+
+    fn release(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.release(id) {
+            self.table.remove(&self.ring.submitter, stream.handle);
+        }
+    }
+
+    /// The stream has ended by itself.
+    fn end(&mut self, id: StreamId, reason: CloseReason, out: &mut Vec<Completion>) {
+        if self.streams.open(id).is_some() {
+            out.push(Completion::Closed { stream: id, reason });
+            self.shut(id);
+        }
+    }
+
+    // ---- completing ----
+
+    fn reap(&mut self, out: &mut Vec<Completion>) -> io::Result<()> {
+        loop {
+            while let Some(entry) = self.ring.next() {
+                self.complete(&entry, out);
+            }
+            if !self.ring.overflowed() {
+                return Ok(());
+            }
+            self.ring.enter(0, None)?;
+        }
+    }
+
+    fn complete(&mut self, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
+        let (data, result) = (entry.user_data(), entry.result());
+        if data & SLOTLESS != 0 {
+            if data & !u64::from(u32::MAX) == KICKING && result < 0 {
+                let shard = usize::try_from(data & u64::from(u32::MAX)).expect("32 bits fit");
+                self.signals[shard].kick();
+            }
+            return;
+        }
+        let key = Key::from_bits(data);
+        let more = cqueue::more(entry.flags());
+        if more {
+            match self.slots.get_mut(key).expect("a completion finds its slot") {
+                Op::Receive(id) => {
+                    let id = *id;
+                    self.received(id, entry, out);
+                }
+                _ => unreachable!("only receives complete more than once"),
+            }
+            return;
+        }
+        match self.slots.remove(key).expect("a completion finds its slot") {
+            Op::Receive(id) => self.receive_ended(id, entry, out),
+            Op::Send(op) => self.send_ended(op, result, out),
+            Op::Write(op) => self.write_ended(op, result, out),
+            Op::Event(_) => self.listen_for_kicks(),
+        }
+    }
+
+    fn received(&mut self, id: StreamId, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
+        let len = usize::try_from(entry.result()).unwrap_or(0);
+        let Some(buffer) = cqueue::buffer_select(entry.flags()) else {
+            assert_eq!(len, 0, "received bytes lie in a provided buffer");
+            return;
+        };
+        let open = self.streams.open(id).is_some();
+        self.pool.take(buffer, len, |data| {
+            if open {
+                out.push(Completion::Received { stream: id, data });
+            }
+        });
+    }
+
+    fn receive_ended(&mut self, id: StreamId, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
+        self.received(id, entry, out);
+        let stream = self.streams.get(id).expect("a stream stays while something is in flight on it");
+        stream.receiving = None;
+        stream.cancelling = false;
+        if stream.closing {
+            return self.release(id);
+        }
+        let result = entry.result();
+        match -result {
+            0 => self.end(id, CloseReason::Eof, out),
+            libc::ENOBUFS => {
+                stream.starved = true;
+                self.starved.push(id);
+            }
+            // Paused, or interrupted for reasons of the kernel: go on if wanted.
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.arm(id),
+            errno if errno > 0 => self.end(id, CloseReason::Error(kind(errno)), out),
+            _ => self.arm(id),
+        }
+    }
+
+    fn send_ended(&mut self, mut op: Box<SendOp>, result: i32, out: &mut Vec<Completion>) {
+        let id = op.stream;
+        let stream = self.streams.get(id).expect("a stream stays while something is in flight on it");
+        stream.sending = None;
+        if stream.closing {
+            self.recycle(op);
+            return self.release(id);
+        }
+        match usize::try_from(result) {
+            Ok(0) => {
+                self.recycle(op);
+                self.end(id, CloseReason::Error(io::ErrorKind::WriteZero), out);
+            }
+            Ok(sent) => {
+                if op.advance(sent) {
+                    out.push(Completion::Sent { stream: id, bytes: op.total });
+                    self.recycle(op);
+                } else {
+                    self.submit_send(op);
+                }
+            }
+            // Nothing was taken; nothing is wrong with the stream.
+            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => self.submit_send(op),
+            Err(_) => {
+                self.recycle(op);
+                self.end(id, CloseReason::Error(kind(-result)), out);
+            }
+        }
+    }
+
+    fn write_ended(&mut self, mut op: WriteOp, result: i32, out: &mut Vec<Completion>) {
+        let left = op.buf.len() - op.done;
+        let result = match usize::try_from(result) {
+            Err(_) => Err(io::Error::from_raw_os_error(-result)),
+            Ok(written) => {
+                assert!(written <= left, "wrote {written} of {left} bytes");
+                // What is not a whole block is written again.
+                let whole = written - written % BLOCK_ALIGN;
+                if whole == left {
+                    Ok(())
+                } else if whole == 0 {
+                    Err(io::ErrorKind::WriteZero.into())
+                } else {
+                    op.done += whole;
+                    return self.submit_write(op);
+                }
+            }
+        };
+        out.push(Completion::Written { file: op.file, token: op.token, buf: op.buf, result });
+    }
+
+    fn take_signals(&mut self, out: &mut Vec<Completion>) {
+        let bits = self.signal().take();
+        if bits & WOKEN != 0 {
+            out.push(Completion::Woken);
+        }
+        if bits & MAIL != 0 {
+            for _ in 0..MAIL_PER_TURN_MAX {
+                let Ok(mail) = self.mail.try_recv() else { return };
+                let completion = self.open_mail(mail);
+                out.push(completion);
+            }
+            // There may be more: do not wait before having looked.
+            self.signal().raise(MAIL);
+        }
+    }
+
+    fn open_mail(&mut self, mail: Mail) -> Completion {
+        match mail {
+            Mail::Accepted { fd, permit, greeting } => {
+                Completion::Accepted { stream: self.adopt(fd, Some(permit)), greeting }
+            }
+            Mail::Dialed { token, result } => {
+                let result = result.map(|(fd, response)| Dialed { stream: self.adopt(fd, None), response });
+                Completion::Dialed { token, result }
+            }
+            Mail::FileSent { token, result } => Completion::FileSent { token, result },
+            Mail::FileReceived { greeting, path } => Completion::FileReceived { greeting, path },
+            Mail::JobDone { token, result } => {
+                let result = result.map(|outcome| match outcome {
+                    Outcome::Done => JobOutput::Done,
+                    Outcome::Opened(file) => JobOutput::Opened(self.adopt_file(file)),
+                    Outcome::Loaded(bytes) => JobOutput::Loaded(bytes),
+                });
+                Completion::JobDone { token, result }
+            }
+        }
+    }
+
+    /// Looks around without waiting for a while; true if something turned up.
+    fn spin(&mut self, until: Option<Time>) -> io::Result<bool> {
+        if self.spin.now.is_zero() {
+            return Ok(false);
+        }
+        let end = sys::clock() + self.spin.now;
+        loop {
+            if self.ring.wants_enter() {
+                self.ring.enter(0, None)?;
+            }
+            if self.ring.has_completions() || self.signal().is_raised() {
+                self.spin.hit();
+                return Ok(true);
+            }
+            let now = sys::clock();
+            if until.is_some_and(|until| until <= now) {
+                return Ok(true);
+            }
+            if now >= end {
+                self.spin.miss();
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Submits, and waits if nothing is there yet.
+    fn submit_and_wait(&mut self, wait_until: Option<Time>, patient: bool) -> io::Result<()> {
+        let mut patient = patient && !self.signal().is_raised() && !self.ring.has_completions();
+        if patient && self.spin(wait_until)? {
+            patient = false;
+        }
+        // Read after the spinning; a deadline that has passed means polling.
+        let timeout = wait_until.map(|until| until.since(sys::clock()));
+        if patient && timeout.is_none_or(|timeout| !timeout.is_zero()) && self.signal().park() {
+            let result = self.ring.enter(1, timeout);
+            self.signal().unpark();
+            result
+        } else if self.ring.wants_enter() {
+            self.ring.enter(0, None)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Io for Uring {
+    fn now(&self) -> Time {
+        self.now
+    }
+
+    fn turn(&mut self, wait_until: Option<Time>, out: &mut Vec<Completion>) -> io::Result<()> {
+        self.pool.publish();
+        self.rearm_starved();
+        let patient = self.ready.is_empty();
+        out.append(&mut self.ready);
+        self.submit_and_wait(wait_until, patient)?;
+        self.kicked.fill(false);
+        self.now = sys::clock();
+        self.reap(out)?;
+        self.take_signals(out);
+        Ok(())
+    }
+
+    fn send(&mut self, stream: StreamId, bufs: Vec<Bytes>) {
+        let mut op = self.spare_sends.pop().unwrap_or_else(SendOp::new);
+        op.fill(stream, bufs);
+        let busy = self.streams.open(stream).is_some_and(|open| open.sending.is_some());
+        assert!(!busy, "a send is in flight on {stream:?}");
+        if op.total == 0 {
+            if self.streams.open(stream).is_some() {
+                self.ready.push(Completion::Sent { stream, bytes: 0 });
+            }
+            return self.recycle(op);
+        }
+        self.submit_send(op);
+    }
+
+    fn send_bufs(&mut self) -> Vec<Bytes> {
+        self.spare_bufs.pop().unwrap_or_default()
+    }
+
+    fn receive(&mut self, stream: StreamId) {
+        if let Some(open) = self.streams.open(stream) {
+            open.wanted = true;
+            self.arm(stream);
+        }
+    }
+
+    fn pause(&mut self, stream: StreamId) {
+        let Some(open) = self.streams.open(stream) else { return };
+        open.wanted = false;
+        if let Some(key) = open.receiving
+            && !open.cancelling
+        {
+            open.cancelling = true;
+            self.cancel(key);
+        }
+    }
+
+    fn close(&mut self, stream: StreamId) {
+        self.shut(stream);
+    }
+
+    fn dial(&mut self, dial: Dial) {
+        let token = dial.token;
+        if !self.control.put(Command::Dial { shard: self.shard, dial }) {
+            let result = Err(DialError::Io(io::ErrorKind::NotConnected));
+            self.ready.push(Completion::Dialed { token, result });
+        }
+    }
+
+    fn send_file(&mut self, send: SendFile) {
+        let token = send.token;
+        if !self.control.put(Command::SendFile { shard: self.shard, send }) {
+            let result = Err(DialError::Io(io::ErrorKind::NotConnected));
+            self.ready.push(Completion::FileSent { token, result });
+        }
+    }
+
+    fn write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, token: Token) {
+        let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
+        assert!(offset.is_multiple_of(align) && !buf.is_empty(), "{} bytes at {offset} of {file:?}", buf.len());
+        self.submit_write(WriteOp { file, token, buf, offset, done: 0 });
+    }
+
+    fn job(&mut self, job: Job, token: Token) {
+        let file = match &job {
+            Job::DropCache { file } => Some(self.files[index(*file)].file.clone()),
+            _ => None,
+        };
+        if self.jobs.is_none() {
+            match Jobs::start(format!("ringraft-job-{}", self.shard), self.mailbox.clone()) {
+                Ok(jobs) => self.jobs = Some(jobs),
+                Err(error) => return self.ready.push(Completion::JobDone { token, result: Err(error) }),
+            }
+        }
+        self.jobs.as_ref().expect("started above").put(job, file, token);
+    }
+
+    fn wake(&mut self, shard: ShardNo) {
+        let n = usize::from(shard.0);
+        // Not by `raise_and_kick`: the message leaves only with this turn, so nobody else may rely on it.
+        if !self.signals[n].raise(WOKEN) || self.kicked[n] {
+            return;
+        }
+        self.kicked[n] = true;
+        let Some(ring) = self.signals[n].ring.get() else { return };
+        let entry = opcode::MsgRingData::new(types::Fd(ring.as_raw_fd()), 0, KICK, None).build();
+        let data = KICKING | u64::from(shard.0);
+        // SAFETY: the entry points to nothing; `signals` keeps the descriptor.
+        unsafe { self.ring.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(data)) };
+    }
+
+    fn lock_dir(&mut self, dir: &Path) -> Result<(), LockError> {
+        self.locks.push(files::lock_dir(dir)?);
+        Ok(())
+    }
+
+    fn list(&mut self, dir: &Path) -> io::Result<Vec<FileInfo>> {
+        files::list(dir)
+    }
+
+    fn open(&mut self, path: &Path) -> io::Result<FileId> {
+        files::open_direct(path).map(|file| self.adopt_file(file))
+    }
+
+    fn create_zeroed(&mut self, path: &Path, size: u64) -> io::Result<FileId> {
+        files::create_zeroed(path, size).map(|file| self.adopt_file(file))
+    }
+
+    fn read(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<AlignedBuf> {
+        files::read_direct(&self.files[index(file)].file, offset, len)
+    }
+
+    fn map(&mut self, file: FileId) -> io::Result<Bytes> {
+        files::map(&self.files[index(file)].file)
+    }
+
+    fn read_file(&mut self, path: &Path) -> io::Result<Bytes> {
+        files::load(path)
+    }
+
+    fn write_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        files::write_file(path, bytes)
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for id in self.streams.ids() {
+            self.shut(id);
+        }
+        let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build().user_data(CANCEL);
+        // SAFETY: the entry points to nothing.
+        unsafe { self.ring.push(&cancel) };
+        let end = sys::clock() + DRAIN_MAX;
+        let mut drained = Vec::new();
+        let mut broken = false;
+        // Only the event is armed again and again: one operation left means that all others have ended.
+        while !broken && self.slots.len() > 1 && sys::clock() < end {
+            broken = self.ring.enter(1, Some(Duration::from_millis(20))).is_err() || self.reap(&mut drained).is_err();
+        }
+        // The event's read ends with a kick, or with the cancel; either way without being armed again.
+        while !broken && !self.event_ended() && sys::clock() < end {
+            self.signal().kick();
+            broken = self.ring.enter(1, Some(Duration::from_millis(20))).is_err();
+        }
+        if broken || self.slots.len() > 0 {
+            let left = self.slots.len();
+            eprintln!("shard {}: {left} operations have not ended; their memory is given up", self.shard);
+            std::mem::forget(std::mem::replace(&mut self.slots, Slots::with_capacity(0)));
+            self.pool.leak();
+        }
+        self.pool.unregister(&self.ring.submitter);
+        // The world still holds the ring's descriptor; the sockets and files must not wait for it.
+        let _ = self.ring.submitter.unregister_files();
+    }
+}
+
+impl Uring {
+    /// Takes completions until the last slot is empty, arming nothing again.
+    fn event_ended(&mut self) -> bool {
+        while let Some(entry) = self.ring.next() {
+            if entry.user_data() & SLOTLESS == 0 {
+                self.slots.remove(Key::from_bits(entry.user_data()));
+            }
+        }
+        self.slots.len() == 0
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Uring(shard {}, {} operations in flight)", self.shard, self.slots.len())
+    }
+}
+
+fn index(file: FileId) -> usize {
+    usize::try_from(file.0).expect("32 bits fit")
+}
+
+fn kind(errno: i32) -> io::ErrorKind {
+    io::Error::from_raw_os_error(errno).kind()
+}
