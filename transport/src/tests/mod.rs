@@ -1,0 +1,1 @@
+//! Whole transports against a scripted world.
