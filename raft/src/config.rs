@@ -32,6 +32,10 @@ pub struct Config {
     pub pre_vote: bool,
     /// How linearizable reads are confirmed.
     pub read_policy: ReadPolicy,
+    /// Most reads waiting for a quorum, or for the first commit of a new leader; at least 1.
+    pub read_count_max: usize,
+    /// Whether a leader steps down that finds itself without a vote once a change of membership is applied.
+    pub step_down_on_removal: bool,
     /// Whether a follower tells the shell to forward proposals to the leader, or refuses them.
     pub forward_proposals: bool,
 }
@@ -65,6 +69,8 @@ impl Config {
             check_quorum: true,
             pre_vote: true,
             read_policy: ReadPolicy::Quorum,
+            read_count_max: 1 << 16,
+            step_down_on_removal: true,
             forward_proposals: true,
         }
     }
@@ -81,6 +87,7 @@ impl Config {
             (self.election_ticks > self.heartbeat_ticks, "election_ticks", "must be more than heartbeat_ticks"),
             (self.inflight_count_max >= 1, "inflight_count_max", "must be at least 1"),
             (self.inflight_size_max >= self.message_size_max, "inflight_size_max", "must be at least message_size_max"),
+            (self.read_count_max >= 1, "read_count_max", "must be at least 1"),
             (
                 self.read_policy == ReadPolicy::Quorum || self.check_quorum,
                 "read_policy",

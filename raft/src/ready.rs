@@ -1,7 +1,7 @@
 //! The one door out of the core.
 
 use crate::message::Message;
-use crate::types::{EntryId, HardState, Index, ReadId, SoftState};
+use crate::types::{EntryId, HardState, Index, ReadId, SoftState, Term};
 
 /// What one turn of the core asks of its shell. Plain data: none of it has happened yet.
 ///
@@ -25,20 +25,33 @@ pub struct Ready {
     pub commit: Option<Index>,
 }
 
-/// A write, and the promises that hang on it.
+/// A write, and the promises that hang on it. Writes are made durable in the order in which they were handed out. One
+/// without hard state, entries and snapshot needs no sync of its own: it is done once the writes before it are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Append {
     /// The hard state, if it changed.
     pub hard_state: Option<HardState>,
     /// Entries `entries.0 + 1 ..= entries.1`, replacing everything from `entries.0 + 1` on. Equal bounds: none.
     pub entries: (Index, Index),
-    /// The last entry of the log once this write is durable: pass it to `synced`.
+    /// The last entry of the log once this write is durable.
     pub last: EntryId,
-    /// Install this snapshot (already durable in its own file) in place of the log: everything up to it is forgotten,
-    /// and everything after it too.
+    /// Install this snapshot (already durable in its own file) in place of the log, before `entries` are written:
+    /// everything up to it is forgotten, and everything after it too.
     pub snapshot: Option<EntryId>,
+    /// Pass it to [`Raft::synced`](crate::Raft::synced) once this write, and with it every write before it, is durable.
+    pub ticket: SyncTicket,
     /// What may leave only when the write is durable.
     pub after_sync: AfterSync,
+}
+
+/// Which write of which term; only the core reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SyncTicket {
+    /// The term the write was asked for in: in a later term the same entry may have been replaced and rewritten by a
+    /// write that still waits, so that this one proves nothing.
+    pub(crate) term: Term,
+    pub(crate) last: EntryId,
+    pub(crate) snapshot: Option<EntryId>,
 }
 
 /// Messages that hang on a write: acknowledgements and votes, to peers and to ourselves (thesis 3.8).
@@ -55,6 +68,17 @@ impl AfterSync {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Takes over a list.
+    pub(crate) fn from_memory(messages: Vec<Message>) -> AfterSync {
+        AfterSync(messages)
+    }
+
+    /// Gives up the memory.
+    pub(crate) fn into_memory(mut self) -> Vec<Message> {
+        self.0.clear();
+        self.0
     }
 
     /// The messages, for keeping them beside the write until it is durable: the name of the caller's list must say

@@ -7,7 +7,8 @@ use crate::types::{ConfState, EntryId, EntryMeta, HardState, Index, Term};
 /// The core overlays this with its own metadata of entries that are not durable yet, so for those it does not matter
 /// whether the log shows them already.
 pub trait Storage {
-    /// What was durable at start: the hard state and the membership of the latest snapshot.
+    /// What was durable at start: the hard state, and the membership as of the latest snapshot (as of
+    /// [`Config::applied`](crate::Config::applied), if that is set: conf changes up to there are not handed out again).
     fn initial_state(&self) -> (HardState, ConfState);
 
     /// The position just before the first entry kept: where the log was compacted to, or the latest snapshot; `(0, 0)`
@@ -35,6 +36,18 @@ pub trait Storage {
     /// # Errors
     /// If `after` is below the base, or `upto` beyond the last index.
     fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError>;
+
+    /// The encoded size of `after + 1 ..= upto`. A log that knows where its entries lie can answer without a walk.
+    ///
+    /// # Errors
+    /// If `after` is below the base, or `upto` beyond the last index.
+    fn size(&self, after: Index, upto: Index) -> Result<u64, StorageError> {
+        let mut size = 0;
+        for index in after.0 + 1..=upto.0 {
+            size += self.meta(Index(index))?.encoded_size();
+        }
+        Ok(size)
+    }
 
     /// The latest snapshot that could be sent to a follower, if there is one yet.
     fn snapshot(&self) -> Option<EntryId>;

@@ -108,6 +108,14 @@ pub struct EntryMeta {
     pub size: u32,
 }
 
+impl EntryMeta {
+    /// Bytes of its encoded [record](crate::record).
+    #[must_use]
+    pub fn encoded_size(self) -> u64 {
+        crate::record::encoded_len(self.size as usize) as u64
+    }
+}
+
 /// What a node must never forget (thesis figure 3.1); `commit` may be stale after a restart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct HardState {

@@ -1,0 +1,392 @@
+//! Changes of membership as arithmetic on [`ConfState`]: simple changes, and joint consensus (thesis 4.3). Pure.
+
+use crate::types::{ConfState, PeerId};
+
+/// One operation on the membership.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ConfChangeOp {
+    /// Make it a voter; promotes a learner.
+    AddVoter(PeerId),
+    /// Make it a learner; demotes a voter.
+    AddLearner(PeerId),
+    /// Make it no member.
+    Remove(PeerId),
+    /// Nothing changes for raft; for shells that carry addresses beside.
+    Update(PeerId),
+}
+
+/// How a change is made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Transition {
+    /// Simple if it is one operation, else joint and left by itself.
+    #[default]
+    Auto,
+    /// Joint, left by itself.
+    JointImplicit,
+    /// Joint, left by another change (one without operations).
+    JointExplicit,
+}
+
+/// A change of membership; without operations and [`Transition::Auto`], the leaving of a joint configuration.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ConfChange {
+    /// How.
+    pub transition: Transition,
+    /// What, in this order.
+    pub ops: Vec<ConfChangeOp>,
+}
+
+impl ConfChange {
+    /// A simple change.
+    #[must_use]
+    pub fn simple(op: ConfChangeOp) -> ConfChange {
+        ConfChange { transition: Transition::Auto, ops: vec![op] }
+    }
+
+    /// The leaving of a joint configuration.
+    #[must_use]
+    pub fn leave_joint() -> ConfChange {
+        ConfChange::default()
+    }
+
+    /// Whether it leaves a joint configuration.
+    #[must_use]
+    pub fn leaves_joint(&self) -> bool {
+        self.transition == Transition::Auto && self.ops.is_empty()
+    }
+
+    /// Whether it enters a joint configuration.
+    #[must_use]
+    pub fn enters_joint(&self) -> bool {
+        self.transition != Transition::Auto || self.ops.len() > 1
+    }
+}
+
+/// Why a change cannot be applied to this membership, or a membership is none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum ConfChangeError {
+    /// Nobody would have a vote.
+    #[error("removed all voters")]
+    NoVoters,
+    /// Simple changes have to wait until the joint configuration is left.
+    #[error("can't apply simple config change in joint config")]
+    SimpleWhileJoint,
+    /// Two majorities might not meet.
+    #[error("more than one voter changed without entering joint config")]
+    NotSimple,
+    /// It is joint already.
+    #[error("config is already joint")]
+    AlreadyJoint,
+    /// There is nothing to start from.
+    #[error("can't make a zero-voter config joint")]
+    JointFromNothing,
+    /// There is nothing to leave.
+    #[error("can't leave a non-joint config")]
+    NotJoint,
+    /// A stored membership breaks a rule of [`ConfState`].
+    #[error("not a membership: {0}")]
+    Invalid(&'static str),
+}
+
+/// A membership that is being changed, with everybody who is in any part of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Draft {
+    pub(crate) conf: ConfState,
+    /// Sorted by id; and whether the member is new, so that nothing is known of its log.
+    pub(crate) members: Vec<(PeerId, bool)>,
+}
+
+impl Draft {
+    /// Starts from a valid membership.
+    fn from(conf: &ConfState) -> Draft {
+        let mut members: Vec<_> = [&conf.voters, &conf.voters_outgoing, &conf.learners]
+            .into_iter()
+            .flatten()
+            .map(|id| (*id, false))
+            .collect();
+        members.sort_unstable();
+        members.dedup();
+        Draft { conf: conf.clone(), members }
+    }
+
+    /// Applies a change.
+    pub(crate) fn change(conf: &ConfState, change: &ConfChange) -> Result<Draft, ConfChangeError> {
+        let draft = Draft::from(conf);
+        if change.leaves_joint() {
+            draft.leave_joint()
+        } else if change.enters_joint() {
+            draft.enter_joint(change.transition != Transition::JointExplicit, &change.ops)
+        } else {
+            draft.simple(&change.ops)
+        }
+    }
+
+    /// Checks a stored membership; its lists may be in any order. Everybody is new.
+    pub(crate) fn restore(conf: &ConfState) -> Result<Draft, ConfChangeError> {
+        let mut conf = conf.clone();
+        for list in [&mut conf.voters, &mut conf.voters_outgoing, &mut conf.learners, &mut conf.learners_next] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        let is_in = |id: &PeerId, list: &[PeerId]| list.binary_search(id).is_ok();
+        let joint = !conf.voters_outgoing.is_empty();
+        let rules = [
+            (
+                conf.learners.iter().all(|id| !is_in(id, &conf.voters) && !is_in(id, &conf.voters_outgoing)),
+                "a learner that votes",
+            ),
+            (
+                conf.learners_next.iter().all(|id| is_in(id, &conf.voters_outgoing)),
+                "a future learner that does not vote",
+            ),
+            (conf.learners_next.iter().all(|id| !is_in(id, &conf.voters)), "a future learner that stays a voter"),
+            (joint || !conf.auto_leave, "leaves joint by itself, but is not joint"),
+            (!joint || !conf.voters.is_empty(), "joint without incoming voters"),
+            (Draft::from(&conf).members.iter().all(|(id, _)| *id != PeerId::ZERO), "a member 0"),
+        ];
+        if let Some((_, rule)) = rules.into_iter().find(|(holds, _)| !holds) {
+            return Err(ConfChangeError::Invalid(rule));
+        }
+        let mut draft = Draft::from(&conf);
+        draft.members.iter_mut().for_each(|(_, new)| *new = true);
+        Ok(draft)
+    }
+
+    fn joint(&self) -> bool {
+        !self.conf.voters_outgoing.is_empty()
+    }
+
+    fn simple(mut self, ops: &[ConfChangeOp]) -> Result<Draft, ConfChangeError> {
+        if self.joint() {
+            return Err(ConfChangeError::SimpleWhileJoint);
+        }
+        let before = self.conf.voters.clone();
+        self.apply(ops)?;
+        let gone = before.iter().filter(|id| !self.conf.voters.contains(id)).count();
+        let come = self.conf.voters.iter().filter(|id| !before.contains(id)).count();
+        if gone + come > 1 { Err(ConfChangeError::NotSimple) } else { Ok(self) }
+    }
+
+    fn enter_joint(mut self, auto_leave: bool, ops: &[ConfChangeOp]) -> Result<Draft, ConfChangeError> {
+        if self.joint() {
+            return Err(ConfChangeError::AlreadyJoint);
+        }
+        if self.conf.voters.is_empty() {
+            return Err(ConfChangeError::JointFromNothing);
+        }
+        self.conf.voters_outgoing = self.conf.voters.clone();
+        self.apply(ops)?;
+        self.conf.auto_leave = auto_leave;
+        Ok(self)
+    }
+
+    fn leave_joint(mut self) -> Result<Draft, ConfChangeError> {
+        if !self.joint() {
+            return Err(ConfChangeError::NotJoint);
+        }
+        for id in std::mem::take(&mut self.conf.learners_next) {
+            insert(&mut self.conf.learners, id);
+        }
+        for id in std::mem::take(&mut self.conf.voters_outgoing) {
+            if !contains(&self.conf.voters, id) && !contains(&self.conf.learners, id) {
+                self.members.retain(|(member, _)| *member != id);
+            }
+        }
+        self.conf.auto_leave = false;
+        Ok(self)
+    }
+
+    fn apply(&mut self, ops: &[ConfChangeOp]) -> Result<(), ConfChangeError> {
+        for op in ops {
+            match *op {
+                ConfChangeOp::AddVoter(id) if id != PeerId::ZERO => self.add_voter(id),
+                ConfChangeOp::AddLearner(id) if id != PeerId::ZERO => self.add_learner(id),
+                ConfChangeOp::Remove(id) if id != PeerId::ZERO => self.remove(id),
+                _ => {}
+            }
+        }
+        if self.conf.voters.is_empty() { Err(ConfChangeError::NoVoters) } else { Ok(()) }
+    }
+
+    fn is_member(&self, id: PeerId) -> bool {
+        self.members.binary_search_by_key(&id, |(member, _)| *member).is_ok()
+    }
+
+    fn add_member(&mut self, id: PeerId) {
+        if let Err(at) = self.members.binary_search_by_key(&id, |(member, _)| *member) {
+            self.members.insert(at, (id, true));
+        }
+    }
+
+    fn add_voter(&mut self, id: PeerId) {
+        self.add_member(id);
+        remove(&mut self.conf.learners, id);
+        remove(&mut self.conf.learners_next, id);
+        insert(&mut self.conf.voters, id);
+    }
+
+    fn add_learner(&mut self, id: PeerId) {
+        if contains(&self.conf.learners, id) {
+            return;
+        }
+        self.add_member(id);
+        remove(&mut self.conf.voters, id);
+        // Whoever votes in the outgoing half becomes a learner when that half is left.
+        let outgoing = contains(&self.conf.voters_outgoing, id);
+        insert(if outgoing { &mut self.conf.learners_next } else { &mut self.conf.learners }, id);
+    }
+
+    fn remove(&mut self, id: PeerId) {
+        if !self.is_member(id) {
+            return;
+        }
+        remove(&mut self.conf.voters, id);
+        remove(&mut self.conf.learners, id);
+        remove(&mut self.conf.learners_next, id);
+        if !contains(&self.conf.voters_outgoing, id) {
+            self.members.retain(|(member, _)| *member != id);
+        }
+    }
+}
+
+/// Whether `id` is in a sorted list.
+pub(crate) fn contains(list: &[PeerId], id: PeerId) -> bool {
+    list.binary_search(&id).is_ok()
+}
+
+fn insert(list: &mut Vec<PeerId>, id: PeerId) {
+    if let Err(at) = list.binary_search(&id) {
+        list.insert(at, id);
+    }
+}
+
+fn remove(list: &mut Vec<PeerId>, id: PeerId) {
+    if let Ok(at) = list.binary_search(&id) {
+        list.remove(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ids(list: &[u64]) -> Vec<PeerId> {
+        list.iter().copied().map(PeerId).collect()
+    }
+
+    /// `v1 l2 r3 u4`, with `=` in front for an implicit and `!` for an explicit joint change; `leave`.
+    fn parse(text: &str) -> ConfChange {
+        let (transition, ops) = match text.as_bytes().first() {
+            Some(b'=') => (Transition::JointImplicit, &text[1..]),
+            Some(b'!') => (Transition::JointExplicit, &text[1..]),
+            _ => (Transition::Auto, text.strip_prefix("leave").unwrap_or(text)),
+        };
+        let op = |word: &str| {
+            let id = PeerId(word[1..].parse().unwrap());
+            match &word[..1] {
+                "v" => ConfChangeOp::AddVoter(id),
+                "l" => ConfChangeOp::AddLearner(id),
+                "r" => ConfChangeOp::Remove(id),
+                _ => ConfChangeOp::Update(id),
+            }
+        };
+        ConfChange { transition, ops: ops.split_whitespace().map(op).collect() }
+    }
+
+    fn show(conf: &ConfState) -> String {
+        let list = |ids: &[PeerId]| ids.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(" ");
+        let mut text = list(&conf.voters);
+        for (name, ids) in
+            [("&&", &conf.voters_outgoing), (" learners", &conf.learners), (" next", &conf.learners_next)]
+        {
+            if !ids.is_empty() {
+                text += &format!("{name}({})", list(ids));
+            }
+        }
+        text + if conf.auto_leave { " auto" } else { "" }
+    }
+
+    #[test]
+    fn changes_in_a_row() {
+        let check = |changes: &[(&str, Result<&str, ConfChangeError>)]| {
+            let mut conf = ConfState { voters: ids(&[1]), ..ConfState::default() };
+            for (text, expected) in changes {
+                let found = Draft::change(&conf, &parse(text));
+                assert_eq!(found.as_ref().map(|draft| show(&draft.conf)).map_err(|e| *e), expected.map(String::from));
+                if let Ok(draft) = found {
+                    assert_eq!(Draft::restore(&draft.conf).unwrap().conf, draft.conf, "a valid membership");
+                    conf = draft.conf;
+                }
+            }
+        };
+        check(&[
+            ("v2", Ok("1 2")),
+            ("v2", Ok("1 2")),
+            ("l3", Ok("1 2 learners(3)")),
+            ("l2", Ok("1 learners(2 3)")),
+            ("v0", Ok("1 learners(2 3)")),
+            ("u9", Ok("1 learners(2 3)")),
+            ("r1", Err(ConfChangeError::NoVoters)),
+            ("leave", Err(ConfChangeError::NotJoint)),
+            ("v2 v3", Ok("1 2 3&&(1) auto")),
+            ("r1", Err(ConfChangeError::SimpleWhileJoint)),
+            ("=v4", Err(ConfChangeError::AlreadyJoint)),
+            ("leave", Ok("1 2 3")),
+            ("!r1 l2 v4", Ok("3 4&&(1 2 3) next(2)")),
+            ("leave", Ok("3 4 learners(2)")),
+            ("=v2", Ok("2 3 4&&(3 4) auto")),
+        ]);
+        let two = ConfState { voters: ids(&[1, 2]), ..ConfState::default() };
+        let both = [ConfChangeOp::Remove(PeerId(2)), ConfChangeOp::AddVoter(PeerId(3))];
+        assert_eq!(Draft::from(&two).simple(&both), Err(ConfChangeError::NotSimple));
+        let empty = Draft::from(&ConfState::default()).enter_joint(true, &[ConfChangeOp::AddVoter(PeerId(1))]);
+        assert_eq!(empty, Err(ConfChangeError::JointFromNothing));
+    }
+
+    #[test]
+    fn not_a_membership() {
+        let check = |voters: &[u64], outgoing: &[u64], learners: &[u64], next: &[u64], auto_leave: bool| {
+            let conf = ConfState {
+                voters: ids(voters),
+                voters_outgoing: ids(outgoing),
+                learners: ids(learners),
+                learners_next: ids(next),
+                auto_leave,
+            };
+            assert!(matches!(Draft::restore(&conf), Err(ConfChangeError::Invalid(_))), "{conf:?}");
+        };
+        check(&[1, 2], &[], &[2], &[], false);
+        check(&[1, 2], &[3], &[3], &[], false);
+        check(&[1, 2], &[3], &[], &[4], false);
+        check(&[1, 2], &[2, 3], &[], &[2], false);
+        check(&[1, 2], &[], &[], &[], true);
+        check(&[], &[1], &[], &[], true);
+        check(&[0, 1], &[], &[], &[], false);
+    }
+
+    proptest! {
+        #[test]
+        fn every_result_is_a_membership(steps in proptest::collection::vec((0_u8..3, proptest::collection::vec((0_u8..4, 1_u64..6), 0..5)), 1..20)) {
+            let mut conf = ConfState { voters: ids(&[1, 2, 3]), ..ConfState::default() };
+            for (kind, ops) in steps {
+                let op = |(op, id): (u8, u64)| match op {
+                    0 => ConfChangeOp::AddVoter(PeerId(id)),
+                    1 => ConfChangeOp::AddLearner(PeerId(id)),
+                    2 => ConfChangeOp::Remove(PeerId(id)),
+                    _ => ConfChangeOp::Update(PeerId(id)),
+                };
+                let transition = [Transition::Auto, Transition::JointImplicit, Transition::JointExplicit][kind as usize];
+                let change = ConfChange { transition, ops: ops.into_iter().map(op).collect() };
+                if let Ok(draft) = Draft::change(&conf, &change) {
+                    let restored = Draft::restore(&draft.conf).unwrap();
+                    prop_assert_eq!(&restored.conf, &draft.conf);
+                    let members = |draft: &Draft| draft.members.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+                    prop_assert_eq!(members(&restored), members(&draft));
+                    prop_assert!(!draft.conf.voters.is_empty());
+                    conf = draft.conf;
+                }
+            }
+        }
+    }
+}

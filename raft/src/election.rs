@@ -1,0 +1,102 @@
+//! Elections: asking, answering, counting, and giving up.
+
+use crate::message::Body;
+use crate::quorum::VoteResult;
+use crate::raft::Raft;
+use crate::storage::Storage;
+use crate::types::{EntryId, PeerId, Role, Term};
+
+impl<S: Storage> Raft<S> {
+    /// Whether this member may be elected: a voter whose log is not being replaced.
+    pub(crate) fn is_promotable(&self) -> bool {
+        let voter = self.tracker.get(self.config.id).is_some_and(|own| !own.learner);
+        voter && self.log.unstable.snapshot.is_none()
+    }
+
+    /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, and while a committed
+    /// change of membership is not applied: the election would count the wrong votes.
+    pub fn campaign(&mut self) {
+        if self.may_campaign() {
+            if self.config.pre_vote {
+                self.ask_for_pre_votes();
+            } else {
+                self.ask_for_votes(false);
+            }
+        }
+    }
+
+    /// Starts an election because the leader asks for it: no pre-vote, and leases do not count.
+    pub(crate) fn campaign_for_transfer(&mut self) {
+        if self.may_campaign() {
+            self.ask_for_votes(true);
+        }
+    }
+
+    fn may_campaign(&self) -> bool {
+        self.role != Role::Leader && self.is_promotable() && !self.log.has_unapplied_conf_change()
+    }
+
+    fn ask_for_pre_votes(&mut self) {
+        self.become_pre_candidate();
+        let last = self.log.last_id();
+        let term = Term(self.term.0 + 1);
+        self.ask_voters(term, Body::PreVote { last }, Body::PreVoteReply { granted: true });
+    }
+
+    fn ask_for_votes(&mut self, transfer: bool) {
+        self.become_candidate();
+        let last = self.log.last_id();
+        self.ask_voters(self.term, Body::Vote { last, transfer }, Body::VoteReply { granted: true });
+    }
+
+    /// Asks all voters of both halves. Our own vote counts once it is durable, like any other.
+    fn ask_voters(&mut self, term: Term, question: Body, own_answer: Body) {
+        for at in 0..self.tracker.count() {
+            let to = self.tracker.id(at);
+            if self.tracker.is_voter(to) {
+                self.send_in(term, to, if to == self.config.id { own_answer } else { question });
+            }
+        }
+    }
+
+    /// Answers a (pre-)vote request. Learners answer too: they may have been promoted without knowing it yet.
+    pub(crate) fn answer_vote(&mut self, from: PeerId, term: Term, last: EntryId, pre: bool) {
+        let free =
+            self.vote == from || self.vote == PeerId::ZERO && self.lead == PeerId::ZERO || pre && term > self.term;
+        let granted = free && last >= self.log.last_id();
+        let body = if pre { Body::PreVoteReply { granted } } else { Body::VoteReply { granted } };
+        if granted && !pre {
+            self.election_elapsed = 0;
+            self.vote = from;
+        }
+        // A granted pre-vote is about the term asked for, a refusal tells ours.
+        self.send_in(if granted { term } else { self.term }, from, body);
+    }
+
+    /// Counts an answer to what we ask as `asking`.
+    pub(crate) fn count_vote(&mut self, from: PeerId, granted: bool, asking: Role) {
+        if self.role != asking {
+            return;
+        }
+        if let Some(progress) = self.tracker.get_mut(from) {
+            progress.vote.get_or_insert(granted);
+        }
+        match (self.tracker.votes(), asking) {
+            (VoteResult::Won, Role::PreCandidate) => self.ask_for_votes(false),
+            (VoteResult::Won, _) => self.become_leader(),
+            (VoteResult::Lost, _) => self.become_follower(self.term, PeerId::ZERO),
+            (VoteResult::Pending, _) => {}
+        }
+    }
+
+    /// A leader that hears of no quorum steps down (thesis 6.2).
+    pub(crate) fn check_quorum(&mut self) {
+        if !self.tracker.is_quorum_active(self.config.id) {
+            self.become_follower(self.term, PeerId::ZERO);
+        }
+        let own = self.config.id;
+        for (_, progress) in self.tracker.iter_mut().filter(|(id, _)| *id != own) {
+            progress.recently_active = false;
+        }
+    }
+}

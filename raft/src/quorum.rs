@@ -1,0 +1,156 @@
+//! Arithmetic on votes and indexes: what a majority, or both majorities of a joint configuration, agree on. Pure.
+
+use crate::types::{ConfState, PeerId};
+
+/// What the empty set acknowledges: everything, so that the other half of a configuration decides alone.
+pub const INFINITY: u64 = u64::MAX;
+
+/// How a vote stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum VoteResult {
+    /// A quorum said yes.
+    Won,
+    /// Neither is certain yet.
+    Pending,
+    /// A quorum of yes can no longer come together.
+    Lost,
+}
+
+/// Members that make a majority of `count`.
+#[must_use]
+pub fn majority(count: usize) -> usize {
+    count / 2 + 1
+}
+
+/// The highest number that a majority of `voters` has reached; [`INFINITY`] for the empty set. Whoever is not heard of
+/// has reached 0.
+pub fn reached(voters: &[PeerId], of: impl Fn(PeerId) -> u64) -> u64 {
+    const SORTED_MAX: usize = 9;
+    let count = voters.len();
+    if count == 0 {
+        return INFINITY;
+    }
+    if count <= SORTED_MAX {
+        let mut numbers = [0; SORTED_MAX];
+        for (number, voter) in numbers.iter_mut().zip(voters) {
+            *number = of(*voter);
+        }
+        let numbers = &mut numbers[..count];
+        numbers.sort_unstable();
+        return numbers[count - majority(count)];
+    }
+    // Large sets are rare: quadratic, but without a list on the heap.
+    let backed = |number: u64| voters.iter().filter(|voter| of(**voter) >= number).count() >= majority(count);
+    voters.iter().map(|voter| of(*voter)).filter(|number| backed(*number)).max().unwrap_or(0)
+}
+
+/// [`reached`] in both halves of a configuration.
+pub fn joint_reached(conf: &ConfState, of: impl Fn(PeerId) -> u64) -> u64 {
+    reached(&conf.voters, &of).min(reached(&conf.voters_outgoing, &of))
+}
+
+/// How a vote among `voters` stands; `None` for those who have not answered. The empty set has won.
+pub fn vote(voters: &[PeerId], of: impl Fn(PeerId) -> Option<bool>) -> VoteResult {
+    if voters.is_empty() {
+        return VoteResult::Won;
+    }
+    let (mut granted, mut missing) = (0, 0);
+    for voter in voters {
+        match of(*voter) {
+            Some(true) => granted += 1,
+            Some(false) => {}
+            None => missing += 1,
+        }
+    }
+    match majority(voters.len()) {
+        quorum if granted >= quorum => VoteResult::Won,
+        quorum if granted + missing >= quorum => VoteResult::Pending,
+        _ => VoteResult::Lost,
+    }
+}
+
+/// How a vote stands in both halves of a configuration: won needs both, lost needs one.
+pub fn joint_vote(conf: &ConfState, of: impl Fn(PeerId) -> Option<bool>) -> VoteResult {
+    match (vote(&conf.voters, &of), vote(&conf.voters_outgoing, &of)) {
+        (one, other) if one == other => one,
+        (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
+        _ => VoteResult::Pending,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn voters(count: usize) -> Vec<PeerId> {
+        (1..=count as u64).map(PeerId).collect()
+    }
+
+    /// Tries every number from the top and counts who has reached it.
+    fn reached_naive(numbers: &[u64]) -> u64 {
+        let backed = |at: u64| numbers.iter().filter(|number| **number >= at).count() > numbers.len() / 2;
+        (0..=numbers.iter().copied().max().unwrap_or(0)).rev().find(|at| backed(*at)).unwrap_or(INFINITY)
+    }
+
+    #[test]
+    fn reached_by_a_majority() {
+        let check = |numbers: &[u64], expected: u64| {
+            let of = |id: PeerId| numbers[usize::try_from(id.0).unwrap() - 1];
+            assert_eq!(reached(&voters(numbers.len()), of), expected, "{numbers:?}");
+        };
+        check(&[], INFINITY);
+        check(&[0], 0);
+        check(&[12], 12);
+        check(&[12, 5], 5);
+        check(&[12, 5, 0], 5);
+        check(&[12, 5, 6], 6);
+        check(&[101, 104, 103, 103], 103);
+        check(&[101, 102, 103, 103, 0], 102);
+        check(&[7, 6, 5, 4, 3, 2, 1, 8, 9, 10, 11], 6);
+    }
+
+    #[test]
+    fn votes_of_a_majority() {
+        let check = |votes: &str, expected: VoteResult| {
+            let of = |id: PeerId| match votes.as_bytes()[usize::try_from(id.0).unwrap() - 1] {
+                b'y' => Some(true),
+                b'n' => Some(false),
+                _ => None,
+            };
+            assert_eq!(vote(&voters(votes.len()), of), expected, "{votes}");
+        };
+        check("", VoteResult::Won);
+        check("_", VoteResult::Pending);
+        check("n", VoteResult::Lost);
+        check("y", VoteResult::Won);
+        check("yn", VoteResult::Lost);
+        check("y_", VoteResult::Pending);
+        check("yy_", VoteResult::Won);
+        check("yn_", VoteResult::Pending);
+        check("nn_", VoteResult::Lost);
+        check("yynn_", VoteResult::Pending);
+        check("ynnn_", VoteResult::Lost);
+        check("yyynn", VoteResult::Won);
+    }
+
+    proptest! {
+        #[test]
+        fn reached_like_the_naive_one(numbers in proptest::collection::vec(0_u64..20, 0..14)) {
+            let of = |id: PeerId| numbers[usize::try_from(id.0).unwrap() - 1];
+            prop_assert_eq!(reached(&voters(numbers.len()), of), reached_naive(&numbers));
+        }
+
+        #[test]
+        fn halves_of_a_joint_vote_are_equal(votes in proptest::collection::vec(0_u8..3, 6), cut in 0_usize..6) {
+            let of = |id: PeerId| match votes[usize::try_from(id.0).unwrap() - 1] {
+                0 => None,
+                answer => Some(answer == 1),
+            };
+            let all = voters(6);
+            let one = ConfState { voters: all[..cut].into(), voters_outgoing: all[cut / 2..].into(), ..ConfState::default() };
+            let other = ConfState { voters: one.voters_outgoing.clone(), voters_outgoing: one.voters.clone(), ..one.clone() };
+            prop_assert_eq!(joint_vote(&one, of), joint_vote(&other, of));
+        }
+    }
+}

@@ -1,0 +1,925 @@
+//! The doors into the core, and the changes of role behind them.
+
+use crate::confchange::{ConfChange, ConfChangeError, Draft};
+use crate::config::{Config, ReadPolicy};
+use crate::error::{OpenError, Refused, StepError};
+use crate::log::RaftLog;
+use crate::message::{Body, Message};
+use crate::progress::{Progress, ProgressState, Wanted};
+use crate::read_only::{ReadOnly, ReadRequest};
+use crate::ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
+use crate::record::PAYLOAD_MAX;
+use crate::storage::{Storage, StorageError};
+use crate::tracker::Tracker;
+use crate::types::{ConfState, EntryId, EntryKind, EntryMeta, HardState, Index, PeerId, ReadId, Role, SoftState, Term};
+
+/// No honest term or index comes near; what a peer says beyond is refused, so that our own arithmetic cannot overflow.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// One member of one group: it decides, and the shell acts on its [`Ready`].
+#[derive(Debug)]
+pub struct Raft<S> {
+    pub(crate) config: Config,
+    pub(crate) log: RaftLog<S>,
+    pub(crate) tracker: Tracker,
+    pub(crate) term: Term,
+    pub(crate) vote: PeerId,
+    pub(crate) role: Role,
+    pub(crate) lead: PeerId,
+    /// Ticks since the leader was heard of, or since our own last check of the quorum.
+    pub(crate) election_elapsed: u32,
+    heartbeat_elapsed: u32,
+    /// Drawn anew at each reset, from once to twice the configured ticks.
+    pub(crate) election_timeout: u32,
+    random: u64,
+    /// Whom leadership is being handed to; 0: nobody.
+    pub(crate) transferee: PeerId,
+    /// No change of membership lies in the unapplied log beyond this index.
+    pub(crate) pending_conf_index: Index,
+    pub(crate) uncommitted_size: u64,
+    pub(crate) reads: ReadOnly,
+    messages: Vec<Message>,
+    after_sync: Vec<Message>,
+    read_states: Vec<ReadState>,
+    /// Memory for the next `after_sync` of a Ready.
+    spare: Vec<Message>,
+    /// Whether any progress has something wanted.
+    sends_wanted: bool,
+    heartbeat_wanted: bool,
+    given_soft: SoftState,
+    given_hard: HardState,
+}
+
+/// What became of a proposal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Proposed {
+    /// It is in the log. Not committed yet; and in another leader's log there may be another entry in its place, so
+    /// wait for this very id.
+    Appended(EntryId),
+    /// Send it to the leader.
+    Forward(PeerId),
+}
+
+/// What a step did to the log.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Stepped {
+    /// The shell must stage the payloads from here to the message's `last`, in place of all it has from here on.
+    pub appended: Option<Index>,
+}
+
+/// Where a member stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Status {
+    /// Who.
+    pub id: PeerId,
+    /// Its term.
+    pub term: Term,
+    /// Whom it voted for in it; 0: nobody.
+    pub vote: PeerId,
+    /// Whom it believes to lead; 0: unknown.
+    pub lead: PeerId,
+    /// Its role.
+    pub role: Role,
+    /// Its last entry.
+    pub last: EntryId,
+    /// Its commit index.
+    pub commit: Index,
+    /// Up to where its state machine is known to be.
+    pub applied: Index,
+    /// Up to where its log is durable.
+    pub durable: Index,
+    /// Whom it hands leadership to; 0: nobody.
+    pub transferee: PeerId,
+}
+
+impl<S: Storage> Raft<S> {
+    /// A member that (re)starts from what its log says.
+    ///
+    /// # Errors
+    /// If the configuration breaks a rule, or the log contradicts itself.
+    pub fn new(config: Config, storage: S) -> Result<Raft<S>, OpenError> {
+        config.check()?;
+        let (hard, conf) = storage.initial_state();
+        let mut log = RaftLog::new(storage, config.apply_size_max);
+        let (base, last) = (log.base(), log.last_id());
+        // A member that starts from somebody's first snapshot may not know any term yet.
+        let fresh = hard == HardState::default() && last.term <= Term(1);
+        if hard.term < last.term && !fresh || hard.term.0 > NUMBER_MAX {
+            return Err(OpenError::Term { term: hard.term, last: last.term });
+        }
+        // What is stored may lag behind, for a commit index alone is not worth a sync; what was compacted or applied was
+        // committed.
+        if hard.commit > last.index {
+            return Err(OpenError::Commit { commit: hard.commit, last: last.index });
+        }
+        log.commit_to(hard.commit);
+        let applied = config.applied;
+        if applied > Index::ZERO {
+            if applied < base.index || applied > last.index {
+                return Err(OpenError::Applied { applied, base: base.index, last: last.index });
+            }
+            log.commit_to(applied);
+            log.applying = applied;
+            log.applied = applied;
+        }
+        let mut tracker = Tracker::new(config.inflight_count_max, config.inflight_size_max);
+        tracker.install(Draft::restore(&conf)?, last.index);
+        let given_hard = HardState { commit: log.committed, ..hard };
+        let mut raft = Raft {
+            log,
+            tracker,
+            term: hard.term,
+            vote: hard.vote,
+            role: Role::Follower,
+            lead: PeerId::ZERO,
+            election_elapsed: 0,
+            heartbeat_elapsed: 0,
+            election_timeout: 0,
+            random: config.seed,
+            transferee: PeerId::ZERO,
+            pending_conf_index: Index::ZERO,
+            uncommitted_size: 0,
+            reads: ReadOnly::default(),
+            messages: Vec::new(),
+            after_sync: Vec::new(),
+            read_states: Vec::new(),
+            spare: Vec::new(),
+            sends_wanted: false,
+            heartbeat_wanted: false,
+            given_soft: SoftState::default(),
+            given_hard,
+            config,
+        };
+        raft.become_follower(raft.term, PeerId::ZERO);
+        Ok(raft)
+    }
+
+    // The doors.
+
+    /// Time passes. How much a tick is, only the shell knows.
+    pub fn tick(&mut self) {
+        match self.role {
+            Role::Leader => self.tick_leader(),
+            Role::Follower | Role::PreCandidate | Role::Candidate => {
+                self.election_elapsed += 1;
+                if self.is_promotable() && self.election_elapsed >= self.election_timeout {
+                    self.election_elapsed = 0;
+                    self.campaign();
+                }
+            }
+        }
+    }
+
+    fn tick_leader(&mut self) {
+        self.heartbeat_elapsed += 1;
+        self.election_elapsed += 1;
+        if self.election_elapsed >= self.config.election_ticks {
+            self.election_elapsed = 0;
+            if self.config.check_quorum {
+                self.check_quorum();
+            }
+            if self.role == Role::Leader {
+                self.transferee = PeerId::ZERO;
+                self.leave_joint_if_due();
+            }
+        }
+        if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
+            self.heartbeat_elapsed = 0;
+            self.heartbeat_wanted = true;
+        }
+    }
+
+    /// Proposes an entry with a payload of `size` bytes. If it is appended, the shell must hold its payload under the
+    /// id it gets; if it is to be forwarded, the shell sends it to the leader's `propose`.
+    ///
+    /// Changes of membership go through [`Raft::propose_conf_change`], which looks at them; here they are only checked
+    /// for not being two at a time.
+    ///
+    /// # Errors
+    /// [`Refused`], with nothing done.
+    pub fn propose(&mut self, kind: EntryKind, size: u32) -> Result<Proposed, Refused> {
+        if size as usize > PAYLOAD_MAX {
+            return Err(Refused::TooLong { size: u64::from(size) });
+        }
+        match self.role {
+            Role::Leader => {}
+            _ if self.lead == PeerId::ZERO => return Err(Refused::NoLeader),
+            _ if !self.config.forward_proposals => return Err(Refused::NotLeader { leader: self.lead }),
+            _ => return Ok(Proposed::Forward(self.lead)),
+        }
+        if self.tracker.find(self.config.id).is_none() {
+            return Err(Refused::NotMember);
+        }
+        if self.transferee != PeerId::ZERO {
+            return Err(Refused::Transferring { target: self.transferee });
+        }
+        let changes_conf = kind != EntryKind::Normal;
+        if changes_conf && self.pending_conf_index > self.log.applied {
+            return Err(Refused::ConfChangePending { index: self.pending_conf_index });
+        }
+        self.reserve_uncommitted(u64::from(size))?;
+        let id = self.append_own(kind, size);
+        if changes_conf {
+            self.pending_conf_index = id.index;
+        }
+        self.broadcast_append();
+        Ok(Proposed::Appended(id))
+    }
+
+    /// Proposes a change of membership, whose encoding in a payload takes `size` bytes. Refused unless it could be
+    /// applied to the membership of now, which a leader can tell because no two changes are under way at a time.
+    ///
+    /// # Errors
+    /// [`Refused`], with nothing done.
+    pub fn propose_conf_change(&mut self, change: &ConfChange, size: u32) -> Result<Proposed, Refused> {
+        if self.role == Role::Leader {
+            if self.pending_conf_index > self.log.applied {
+                return Err(Refused::ConfChangePending { index: self.pending_conf_index });
+            }
+            match (self.tracker.is_joint(), change.leaves_joint()) {
+                (true, false) => return Err(Refused::MustLeaveJoint),
+                (false, true) => return Err(Refused::NotJoint),
+                _ => {}
+            }
+        }
+        self.propose(EntryKind::ConfChangeV2, size)
+    }
+
+    /// Takes a message from a peer, or one of our own that waited for a sync. `entries` is what is known of the entries
+    /// of a [`Body::Append`]: `entries[0]` lies at `prev.index + 1`; empty for all others.
+    ///
+    /// # Errors
+    /// [`StepError`]: the message had no effect beyond a newer term and a leader's sign of life.
+    pub fn step(&mut self, message: Message, entries: &[EntryMeta]) -> Result<Stepped, StepError> {
+        self.check(&message, entries)?;
+        if !self.pass_term(&message) {
+            return Ok(Stepped::default());
+        }
+        let Message { from, body, .. } = message;
+        match body {
+            Body::Vote { last, .. } => self.answer_vote(from, message.term, last, false),
+            Body::PreVote { last } => self.answer_vote(from, message.term, last, true),
+            Body::Append { prev, commit, .. } => {
+                self.hear_leader(from)?;
+                return self.handle_append(from, prev, entries, commit);
+            }
+            Body::Heartbeat { commit, read } => {
+                self.hear_leader(from)?;
+                self.send(from, Body::HeartbeatReply { read });
+                self.commit_as_told(from, commit)?;
+            }
+            Body::VoteReply { granted } => self.count_vote(from, granted, Role::Candidate),
+            // A yes to what we asked in an older term is no yes to what we ask now.
+            Body::PreVoteReply { granted: true } if message.term.0 != self.term.0 + 1 => {}
+            Body::PreVoteReply { granted } => self.count_vote(from, granted, Role::PreCandidate),
+            Body::AppendAck { index } => self.handle_append_ack(from, index)?,
+            Body::AppendReject { rejected, hint } => self.handle_append_reject(from, rejected, hint),
+            Body::HeartbeatReply { read } => self.handle_heartbeat_reply(from, read),
+            Body::ReadIndex { id } => {
+                self.take_read(ReadRequest { from, id }).map_err(|refused| StepError::ReadRefused { from, refused })?
+            }
+            Body::ReadIndexReply { id, index } => {
+                if self.role == Role::Follower && from == self.lead {
+                    self.read_states.push(ReadState { id, index });
+                }
+            }
+            Body::TransferLeader { target } => {
+                self.transfer_leader(target).map_err(|refused| StepError::TransferRefused { from, refused })?
+            }
+            Body::TimeoutNow => {
+                if self.role == Role::Follower {
+                    self.campaign_for_transfer();
+                }
+            }
+            Body::Snapshot { .. } => unreachable!("refused by check"),
+        }
+        Ok(Stepped::default())
+    }
+
+    /// Takes the leader's [`Body::Snapshot`], when the snapshot file has arrived whole and verified: it covers `at`
+    /// (which may be newer than the message says) with this membership. Whether the log was replaced; if not, the file
+    /// is not needed.
+    ///
+    /// # Errors
+    /// As [`Raft::step`], and if `conf` is no membership.
+    pub fn step_snapshot(&mut self, message: Message, at: EntryId, conf: &ConfState) -> Result<bool, StepError> {
+        let from = message.from;
+        self.check_address(&message)?;
+        if !matches!(message.body, Body::Snapshot { .. }) {
+            return Err(StepError::Malformed { from, what: "not a snapshot" });
+        }
+        if at.index.0 > NUMBER_MAX || at.term > message.term {
+            return Err(StepError::Malformed { from, what: "a snapshot from the future" });
+        }
+        let draft = Draft::restore(conf).map_err(|error| StepError::BadMembership { from, error })?;
+        if !self.pass_term(&message) {
+            return Ok(false);
+        }
+        self.hear_leader(from)?;
+        let restored = self.restore(at, draft);
+        let index = if restored { self.log.last_index() } else { self.log.committed };
+        self.send(from, Body::AppendAck { index });
+        Ok(restored)
+    }
+
+    /// Asks for a linearizable read; the answer comes as a [`ReadState`]. Reads are lost when roles change, or messages
+    /// are: whoever waits too long, or sees a [`SoftState`], asks again under a new id.
+    ///
+    /// # Errors
+    /// [`Refused`], with nothing done.
+    pub fn read_index(&mut self, id: ReadId) -> Result<(), Refused> {
+        self.take_read(ReadRequest { from: self.config.id, id })
+    }
+
+    /// The write of this ticket, and every write before it, is durable.
+    pub fn synced(&mut self, ticket: SyncTicket) {
+        // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
+        // from the unstable tail would let what lies in between shine through. Some later ticket covers it.
+        if ticket.term == self.term {
+            self.log.unstable.stable_to(ticket.last);
+        }
+        if let Some(at) = ticket.snapshot {
+            self.log.stable_snapshot_to(at);
+        }
+    }
+
+    /// Committed entries up to `index` are applied, in order.
+    pub fn applied(&mut self, index: Index) {
+        let payload = self.log.applied_to(index);
+        self.uncommitted_size = self.uncommitted_size.saturating_sub(payload);
+        self.leave_joint_if_due();
+    }
+
+    /// An applied entry changes the membership: call this before `applied` says so. An error means that the change does
+    /// not fit the membership; every member gets the same one, and the shell treats the entry as empty. An empty
+    /// payload of a conf-change entry is [`ConfChange::leave_joint`].
+    ///
+    /// # Errors
+    /// Why the change does not fit.
+    pub fn apply_conf_change(&mut self, change: &ConfChange) -> Result<ConfState, ConfChangeError> {
+        let draft = Draft::change(&self.tracker.conf, change)?;
+        self.install(draft);
+        Ok(self.tracker.conf.clone())
+    }
+
+    /// A message to `peer` could not be delivered.
+    pub fn report_unreachable(&mut self, peer: PeerId) {
+        if self.role != Role::Leader || peer == self.config.id {
+            return;
+        }
+        if let Some(progress) = self.tracker.get_mut(peer).filter(|one| one.state == ProgressState::Replicate) {
+            progress.become_probe();
+        }
+    }
+
+    /// How sending the snapshot of a [`Body::Snapshot`] to `peer` ended.
+    pub fn report_snapshot(&mut self, peer: PeerId, ok: bool) {
+        if self.role != Role::Leader {
+            return;
+        }
+        if let Some(progress) = self.tracker.get_mut(peer).filter(|one| one.state == ProgressState::Snapshot) {
+            if !ok {
+                progress.pending_snapshot = Index::ZERO;
+            }
+            progress.become_probe();
+            // Success: its acknowledgement comes soon. Failure: a heartbeat later is soon enough.
+            progress.flow_paused = true;
+        }
+    }
+
+    /// Hands leadership to `target`; a follower passes the wish on to its leader. Until it is done, or an election
+    /// timeout has passed, proposals are refused. A wish that is already true, or under way, is granted.
+    ///
+    /// # Errors
+    /// [`Refused`], with nothing done.
+    pub fn transfer_leader(&mut self, target: PeerId) -> Result<(), Refused> {
+        if self.role != Role::Leader {
+            return match self.lead {
+                PeerId::ZERO => Err(Refused::NoLeader),
+                lead => {
+                    self.send(lead, Body::TransferLeader { target });
+                    Ok(())
+                }
+            };
+        }
+        let voter = self.tracker.find(target).filter(|_| self.tracker.is_voter(target));
+        let Some(at) = voter else { return Err(Refused::NotVoter { target }) };
+        if target == self.config.id || target == self.transferee {
+            return Ok(());
+        }
+        self.election_elapsed = 0;
+        self.transferee = target;
+        if self.tracker.at(at).matched == self.log.last_index() {
+            self.send(target, Body::TimeoutNow);
+        } else {
+            self.want(at, Wanted::Append);
+        }
+        Ok(())
+    }
+
+    /// A follower forgets its leader, so that it can vote for another before the lease runs out. For shells that know
+    /// the leader to be dead.
+    ///
+    /// # Errors
+    /// [`Refused::Lease`] if reads trust the lease.
+    pub fn forget_leader(&mut self) -> Result<(), Refused> {
+        if self.role != Role::Follower || self.lead == PeerId::ZERO {
+            return Ok(());
+        }
+        if self.config.read_policy == ReadPolicy::Lease {
+            return Err(Refused::Lease);
+        }
+        self.lead = PeerId::ZERO;
+        Ok(())
+    }
+
+    /// Whether [`Raft::ready`] has something to say.
+    pub fn has_ready(&self) -> bool {
+        let (from, to) = self.log.unstable.to_write();
+        !self.messages.is_empty()
+            || !self.after_sync.is_empty()
+            || !self.read_states.is_empty()
+            || self.sends_wanted
+            || self.heartbeat_wanted
+            || from != to
+            || self.log.unstable.snapshot_to_write().is_some()
+            || self.log.has_committed()
+            || self.hard_state() != self.given_hard
+            || self.soft_state() != self.given_soft
+    }
+
+    /// Hands out all there is to do. Clears `out` first, and keeps its memory: give back the same one each turn, with
+    /// its `append` still in it, and nothing is allocated.
+    pub fn ready(&mut self, out: &mut Ready) {
+        self.flush();
+        if let Some(before) = out.append.take() {
+            self.spare = before.after_sync.into_memory();
+        }
+        out.messages.clear();
+        out.reads.clear();
+        std::mem::swap(&mut out.messages, &mut self.messages);
+        std::mem::swap(&mut out.reads, &mut self.read_states);
+        out.append = self.take_append();
+        out.commit = (self.log.committed > self.given_hard.commit).then_some(self.log.committed);
+        self.given_hard.commit = self.log.committed;
+        out.committed = self.log.take_committed();
+        let soft = self.soft_state();
+        out.soft_state = (soft != self.given_soft).then_some(soft);
+        self.given_soft = soft;
+    }
+
+    fn take_append(&mut self) -> Option<Append> {
+        let hard = self.hard_state();
+        let promised = (hard.term, hard.vote) != (self.given_hard.term, self.given_hard.vote);
+        let (snapshot, entries) = (self.log.unstable.snapshot_to_write(), self.log.unstable.to_write());
+        if !promised && snapshot.is_none() && entries.0 == entries.1 && self.after_sync.is_empty() {
+            return None;
+        }
+        if promised {
+            self.given_hard = hard;
+        }
+        self.log.unstable.accept();
+        let last = self.log.last_id();
+        let after_sync = std::mem::replace(&mut self.after_sync, std::mem::take(&mut self.spare));
+        Some(Append {
+            hard_state: promised.then_some(hard),
+            entries,
+            last,
+            snapshot,
+            ticket: SyncTicket { term: self.term, last, snapshot },
+            after_sync: AfterSync::from_memory(after_sync),
+        })
+    }
+
+    // Questions.
+
+    /// Where this member stands.
+    pub fn status(&self) -> Status {
+        Status {
+            id: self.config.id,
+            term: self.term,
+            vote: self.vote,
+            lead: self.lead,
+            role: self.role,
+            last: self.log.last_id(),
+            commit: self.log.committed,
+            applied: self.log.applied,
+            durable: self.durable_index(),
+            transferee: self.transferee,
+        }
+    }
+
+    /// How far a member is, if we lead.
+    pub fn progress(&self, peer: PeerId) -> Option<&Progress> {
+        self.tracker.get(peer).filter(|_| self.role == Role::Leader)
+    }
+
+    /// How far every member is, ourselves included, by ascending id; nobody, unless we lead.
+    pub fn progress_all(&self) -> impl Iterator<Item = (PeerId, &Progress)> {
+        self.tracker.iter().filter(|_| self.role == Role::Leader)
+    }
+
+    /// The membership of now.
+    pub fn conf_state(&self) -> &ConfState {
+        &self.tracker.conf
+    }
+
+    /// The configuration given at start.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Own id.
+    pub fn id(&self) -> PeerId {
+        self.config.id
+    }
+
+    /// Current term.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Current role.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Who leads, if known.
+    pub fn leader(&self) -> Option<PeerId> {
+        Some(self.lead).filter(|lead| *lead != PeerId::ZERO)
+    }
+
+    /// Commit index.
+    pub fn commit(&self) -> Index {
+        self.log.committed
+    }
+
+    /// Up to where entries are reported applied.
+    pub fn applied_index(&self) -> Index {
+        self.log.applied
+    }
+
+    /// Index of the last entry, durable or not.
+    pub fn last_index(&self) -> Index {
+        self.log.last_index()
+    }
+
+    /// Up to where the log is known to be durable.
+    pub fn durable_index(&self) -> Index {
+        match self.log.unstable.snapshot {
+            Some(_) => Index::ZERO,
+            None => self.log.unstable.offset.prev(),
+        }
+    }
+
+    /// What is known of an entry, durable or not. The core appends entries of its own (a new leader's empty one, the
+    /// leaving of a joint configuration), always without payload: a shell that stages payloads asks here for those
+    /// between its last and the one it gets, and encodes them empty.
+    ///
+    /// # Errors
+    /// If the entry is compacted, or not there.
+    pub fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {
+        self.log.meta(index)
+    }
+
+    /// Term of an entry, durable or not, or of the base.
+    ///
+    /// # Errors
+    /// If the entry is compacted, or not there.
+    pub fn entry_term(&self, index: Index) -> Result<Term, StorageError> {
+        self.log.term(index)
+    }
+
+    /// The log.
+    pub fn storage(&self) -> &S {
+        &self.log.storage
+    }
+
+    /// The log, to write what a Ready asked for, and to compact it: at most up to what is reported applied.
+    pub fn storage_mut(&mut self) -> &mut S {
+        &mut self.log.storage
+    }
+
+    fn soft_state(&self) -> SoftState {
+        SoftState { lead: self.lead, role: self.role }
+    }
+
+    fn hard_state(&self) -> HardState {
+        HardState { term: self.term, vote: self.vote, commit: self.log.committed }
+    }
+
+    // At the door.
+
+    fn check_address(&self, message: &Message) -> Result<(), StepError> {
+        let from = message.from;
+        if message.to != self.config.id {
+            return Err(StepError::NotForUs { to: message.to });
+        }
+        if message.term.0 > NUMBER_MAX {
+            return Err(StepError::Malformed { from, what: "term out of bounds" });
+        }
+        if (message.term == Term::ZERO) != matches!(message.body, Body::ReadIndex { .. }) {
+            return Err(StepError::Malformed { from, what: "term missing, or where none belongs" });
+        }
+        Ok(())
+    }
+
+    fn check(&self, message: &Message, entries: &[EntryMeta]) -> Result<(), StepError> {
+        self.check_address(message)?;
+        let from = message.from;
+        let malformed = |what| Err(StepError::Malformed { from, what });
+        let answer = match message.body {
+            Body::Snapshot { .. } => return Err(StepError::SnapshotDoor),
+            Body::AppendAck { .. }
+            | Body::AppendReject { .. }
+            | Body::VoteReply { .. }
+            | Body::PreVoteReply { .. }
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndexReply { .. } => true,
+            _ => false,
+        };
+        if from == PeerId::ZERO || answer && self.tracker.find(from).is_none() {
+            return Err(StepError::UnknownPeer { from });
+        }
+        let to_ourselves =
+            matches!(message.body, Body::AppendAck { .. } | Body::VoteReply { .. } | Body::PreVoteReply { .. });
+        if from == self.config.id && !to_ourselves {
+            return Err(StepError::Forged);
+        }
+        let Body::Append { prev, last, .. } = message.body else {
+            return if entries.is_empty() { Ok(()) } else { malformed("entries beside a message without") };
+        };
+        if prev.index.0 > NUMBER_MAX || last.0 != prev.index.0 + entries.len() as u64 {
+            return malformed("entries are not those of its range");
+        }
+        let mut term = prev.term;
+        for meta in entries {
+            if meta.term < term {
+                return malformed("terms of entries go back");
+            }
+            term = meta.term;
+        }
+        if term > message.term {
+            return malformed("an entry from a future term");
+        }
+        Ok(())
+    }
+
+    /// The gate of terms: whether the message goes on to its handler. A newer term makes us its follower; an older one
+    /// is at best told of ours.
+    fn pass_term(&mut self, message: &Message) -> bool {
+        let Message { from, term, body, .. } = *message;
+        if term == Term::ZERO || term == self.term {
+            return true;
+        }
+        if term < self.term {
+            let wakes = self.config.check_quorum || self.config.pre_vote;
+            match body {
+                // A leader that cannot get our attention learns our term from this.
+                Body::Append { .. } | Body::Heartbeat { .. } if wakes => {
+                    self.send(from, Body::AppendAck { index: Index::ZERO });
+                }
+                Body::PreVote { .. } => self.send(from, Body::PreVoteReply { granted: false }),
+                _ => {}
+            }
+            return false;
+        }
+        let lead = match body {
+            Body::Vote { transfer: false, .. } | Body::PreVote { .. } if self.in_lease() => return false,
+            // A question about a term, or an answer to ours, is not the term itself.
+            Body::PreVote { .. } | Body::PreVoteReply { granted: true } => return true,
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot { .. } => from,
+            _ => PeerId::ZERO,
+        };
+        self.become_follower(term, lead);
+        true
+    }
+
+    /// Whether the leader was heard of so recently that nobody else shall be elected (thesis 4.2.3).
+    fn in_lease(&self) -> bool {
+        self.config.check_quorum && self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks
+    }
+
+    /// A sign of life of the leader of our term.
+    fn hear_leader(&mut self, from: PeerId) -> Result<(), StepError> {
+        match self.role {
+            Role::Leader => return Err(StepError::SecondLeader { from, term: self.term }),
+            Role::Candidate | Role::PreCandidate => self.become_follower(self.term, from),
+            Role::Follower => {}
+        }
+        self.election_elapsed = 0;
+        self.lead = from;
+        Ok(())
+    }
+
+    // Roles.
+
+    fn reset(&mut self, term: Term) {
+        if self.term != term {
+            assert!(term > self.term, "terms only grow");
+            self.term = term;
+            self.vote = PeerId::ZERO;
+        }
+        self.lead = PeerId::ZERO;
+        self.election_elapsed = 0;
+        self.heartbeat_elapsed = 0;
+        self.draw_election_timeout();
+        self.transferee = PeerId::ZERO;
+        let (own, last) = (self.config.id, self.log.last_index());
+        for (id, progress) in self.tracker.iter_mut() {
+            let matched = if id == own { last } else { Index::ZERO };
+            progress.reset(matched, last.next());
+        }
+        self.sends_wanted = false;
+        self.heartbeat_wanted = false;
+        self.pending_conf_index = Index::ZERO;
+        self.uncommitted_size = 0;
+        self.reads.reset();
+    }
+
+    pub(crate) fn become_follower(&mut self, term: Term, lead: PeerId) {
+        self.reset(term);
+        self.role = Role::Follower;
+        self.lead = lead;
+    }
+
+    pub(crate) fn become_pre_candidate(&mut self) {
+        assert!(self.role != Role::Leader, "a leader has nothing to ask");
+        for (_, progress) in self.tracker.iter_mut() {
+            progress.vote = None;
+        }
+        self.lead = PeerId::ZERO;
+        self.role = Role::PreCandidate;
+    }
+
+    pub(crate) fn become_candidate(&mut self) {
+        assert!(self.role != Role::Leader, "a leader has nothing to ask");
+        self.reset(Term(self.term.0 + 1));
+        self.vote = self.config.id;
+        self.role = Role::Candidate;
+    }
+
+    pub(crate) fn become_leader(&mut self) {
+        assert!(self.role == Role::Candidate, "only a candidate can win");
+        self.reset(self.term);
+        self.role = Role::Leader;
+        self.lead = self.config.id;
+        if let Some(own) = self.tracker.get_mut(self.config.id) {
+            own.become_replicate();
+            own.recently_active = true;
+        }
+        // Conservative: some change of membership may lie in the tail; looking for it is not worth while.
+        self.pending_conf_index = self.log.last_index();
+        self.append_own(EntryKind::Normal, 0);
+        self.broadcast_append();
+    }
+
+    /// Splitmix64: the timeouts of members need to differ, nothing more.
+    fn draw_election_timeout(&mut self) {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        let ticks = u64::from(self.config.election_ticks);
+        self.election_timeout = u32::try_from(ticks + z % ticks).unwrap_or(u32::MAX);
+    }
+
+    // Memberships.
+
+    fn install(&mut self, draft: Draft) {
+        self.tracker.install(draft, self.log.last_index());
+        if self.role != Role::Leader {
+            return;
+        }
+        let own = self.config.id;
+        if !self.tracker.is_voter(own) {
+            if self.config.step_down_on_removal {
+                self.become_follower(self.term, PeerId::ZERO);
+            }
+            return;
+        }
+        // A smaller quorum may have reached more; if not, new members shall at least be probed.
+        if !self.advance_commit() {
+            for at in 0..self.tracker.count() {
+                if self.tracker.id(at) != own {
+                    self.want(at, Wanted::Entries);
+                }
+            }
+        }
+        if self.transferee != PeerId::ZERO && !self.tracker.is_voter(self.transferee) {
+            self.transferee = PeerId::ZERO;
+        }
+    }
+
+    /// The leader leaves a joint configuration by itself, once the entering of it is applied here.
+    fn leave_joint_if_due(&mut self) {
+        let due = self.tracker.conf.auto_leave && self.log.applied >= self.pending_conf_index;
+        if due && self.role == Role::Leader && self.transferee == PeerId::ZERO {
+            self.pending_conf_index = self.append_own(EntryKind::ConfChangeV2, 0).index;
+            self.broadcast_append();
+        }
+    }
+
+    /// A snapshot takes the place of our log, unless we are beyond it.
+    fn restore(&mut self, at: EntryId, draft: Draft) -> bool {
+        if at.index <= self.log.committed {
+            return false;
+        }
+        if draft.members.iter().all(|(id, _)| *id != self.config.id) {
+            return false;
+        }
+        if self.log.holds(at) {
+            self.log.commit_to(at.index);
+            return false;
+        }
+        self.drop_appends_after(Index::ZERO);
+        self.log.restore(at);
+        self.install(draft);
+        true
+    }
+
+    // Messages.
+
+    /// Queues a message in our term.
+    pub(crate) fn send(&mut self, to: PeerId, body: Body) {
+        let term = if matches!(body, Body::ReadIndex { .. }) { Term::ZERO } else { self.term };
+        self.send_in(term, to, body);
+    }
+
+    /// Queues a message: where it waits for a sync if it promises something that is not durable.
+    pub(crate) fn send_in(&mut self, term: Term, to: PeerId, body: Body) {
+        let message = Message { from: self.config.id, to, term, body };
+        let waits = match body {
+            _ if to == self.config.id => true,
+            // What is durable already can be acknowledged at once, and a refusal promises nothing.
+            Body::AppendAck { index } => index > self.durable_index(),
+            Body::VoteReply { granted } => granted,
+            _ => false,
+        };
+        if !waits {
+            self.messages.push(message);
+            return;
+        }
+        // One write, one acknowledgement: the higher one says all.
+        if let (Body::AppendAck { index }, Some(before)) = (body, self.after_sync.last_mut())
+            && let Body::AppendAck { index: said } = &mut before.body
+            && (before.to, before.term) == (to, term)
+        {
+            *said = index.max(*said);
+            return;
+        }
+        self.after_sync.push(message);
+    }
+
+    /// Drops appends that wait to be taken and reach beyond `index`: those entries are being replaced, and a range says
+    /// nothing of which entries it meant.
+    pub(crate) fn drop_appends_after(&mut self, index: Index) {
+        self.messages.retain(|message| !matches!(message.body, Body::Append { last, .. } if last > index));
+    }
+
+    /// Asks for an append to a peer. All sending waits for the next Ready, so that one message serves all that was
+    /// asked for in a turn, and names a range of the log as it is then. (Sending right here instead would be the order
+    /// of etcd.)
+    pub(crate) fn want(&mut self, at: usize, wanted: Wanted) {
+        let last = self.log.last_index();
+        let progress = self.tracker.at_mut(at);
+        if progress.is_paused() || wanted == Wanted::Entries && progress.next > last {
+            return;
+        }
+        progress.wanted = progress.wanted.max(wanted);
+        self.sends_wanted = true;
+    }
+
+    /// Turns what was asked for into messages.
+    fn flush(&mut self) {
+        if self.sends_wanted {
+            self.sends_wanted = false;
+            for at in 0..self.tracker.count() {
+                let wanted = std::mem::take(&mut self.tracker.at_mut(at).wanted);
+                if wanted == Wanted::Nothing || wanted == Wanted::Append && !self.send_append(at, true) {
+                    continue;
+                }
+                while self.send_append(at, false) {}
+            }
+        }
+        if self.heartbeat_wanted {
+            self.heartbeat_wanted = false;
+            self.broadcast_heartbeat();
+        }
+    }
+
+    /// Asks for a round of heartbeats with the next Ready.
+    pub(crate) fn want_heartbeat(&mut self) {
+        self.heartbeat_wanted = true;
+    }
+
+    /// A read is answered.
+    pub(crate) fn answer_read(&mut self, request: ReadRequest, index: Index) {
+        if request.from == self.config.id {
+            self.read_states.push(ReadState { id: request.id, index });
+        } else {
+            self.send(request.from, Body::ReadIndexReply { id: request.id, index });
+        }
+    }
+}

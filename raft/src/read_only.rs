@@ -1,0 +1,70 @@
+//! Reads that wait: for a quorum to confirm that we still lead, or for our first commit. Thesis 6.4.
+//!
+//! The token that travels with heartbeats is a count of reads: those confirmed in this term plus those waiting. A peer
+//! that echoes it has confirmed every read up to it, so that a late or repeated echo can never confirm a later read.
+
+use std::collections::VecDeque;
+
+use crate::types::{Index, PeerId, ReadId};
+
+/// Who asked, and how they call it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ReadRequest {
+    pub(crate) from: PeerId,
+    pub(crate) id: ReadId,
+}
+
+/// The leader's reads.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ReadOnly {
+    waiting: VecDeque<(ReadRequest, Index)>,
+    deferred: VecDeque<ReadRequest>,
+    confirmed: u64,
+}
+
+impl ReadOnly {
+    /// Forgets all: those who asked must ask again.
+    pub(crate) fn reset(&mut self) {
+        self.waiting.clear();
+        self.deferred.clear();
+        self.confirmed = 0;
+    }
+
+    /// Reads kept here.
+    pub(crate) fn count(&self) -> usize {
+        self.waiting.len() + self.deferred.len()
+    }
+
+    /// What heartbeats carry; 0 while nothing waits.
+    pub(crate) fn token(&self) -> u64 {
+        match self.waiting.len() {
+            0 => 0,
+            count => self.confirmed + count as u64,
+        }
+    }
+
+    /// Waits for a quorum to echo the token, with the commit index of now.
+    pub(crate) fn wait(&mut self, request: ReadRequest, index: Index) {
+        self.waiting.push_back((request, index));
+    }
+
+    /// Waits for the first commit of this term.
+    pub(crate) fn defer(&mut self, request: ReadRequest) {
+        self.deferred.push_back(request);
+    }
+
+    /// The next read that waited for the first commit.
+    pub(crate) fn pop_deferred(&mut self) -> Option<ReadRequest> {
+        self.deferred.pop_front()
+    }
+
+    /// The next read confirmed by a quorum that has echoed `reached`.
+    pub(crate) fn pop_confirmed(&mut self, reached: u64) -> Option<(ReadRequest, Index)> {
+        if self.confirmed >= reached {
+            return None;
+        }
+        let read = self.waiting.pop_front()?;
+        self.confirmed += 1;
+        Some(read)
+    }
+}

@@ -1,0 +1,307 @@
+//! Replication: appends and their answers on both sides, commit, and reads confirmed by heartbeats.
+
+use crate::config::ReadPolicy;
+use crate::error::{Refused, StepError};
+use crate::message::Body;
+use crate::progress::{ProgressState, Wanted};
+use crate::raft::{Raft, Stepped};
+use crate::read_only::ReadRequest;
+use crate::storage::Storage;
+use crate::types::{EntryId, EntryKind, EntryMeta, Index, PeerId, Role};
+
+impl<S: Storage> Raft<S> {
+    // The leader: appending.
+
+    /// Appends an entry of our own; our acknowledgement follows when it is durable.
+    pub(crate) fn append_own(&mut self, kind: EntryKind, size: u32) -> EntryId {
+        self.log.unstable.push(EntryMeta { term: self.term, kind, size });
+        let index = self.log.last_index();
+        self.send(self.config.id, Body::AppendAck { index });
+        EntryId { term: self.term, index }
+    }
+
+    /// Counts payload bytes against the limit; one proposal into an empty tail always goes.
+    pub(crate) fn reserve_uncommitted(&mut self, size: u64) -> Result<(), Refused> {
+        let (uncommitted, limit) = (self.uncommitted_size, self.config.uncommitted_size_max);
+        if uncommitted > 0 && size > 0 && uncommitted.saturating_add(size) > limit {
+            return Err(Refused::TooMuchUncommitted { uncommitted, size, limit });
+        }
+        self.uncommitted_size += size;
+        Ok(())
+    }
+
+    /// Asks for an append to everybody else.
+    pub(crate) fn broadcast_append(&mut self) {
+        for at in 0..self.tracker.count() {
+            if self.tracker.id(at) != self.config.id {
+                self.want(at, Wanted::Append);
+            }
+        }
+    }
+
+    /// Sends one append, with as many entries as limits allow; without entries only if asked to. Or the news that a
+    /// snapshot is needed. Whether something was sent.
+    pub(crate) fn send_append(&mut self, at: usize, even_if_empty: bool) -> bool {
+        let progress = self.tracker.at(at);
+        if progress.is_paused() || progress.next > self.log.last_index() && !even_if_empty {
+            return false;
+        }
+        let index = progress.next.prev();
+        let full = progress.state == ProgressState::Replicate && progress.inflights.is_full();
+        let Ok(term) = self.log.term(index) else { return self.send_snapshot(at) };
+        let room = if full { Ok((index, 0)) } else { self.log.limit(index, self.config.message_size_max) };
+        let Ok((last, size)) = room else { return self.send_snapshot(at) };
+        if last == index && !even_if_empty {
+            return false;
+        }
+        let commit = self.log.committed;
+        let to = self.tracker.id(at);
+        self.send(to, Body::Append { prev: EntryId { term, index }, last, commit });
+        self.tracker.at_mut(at).sent(last, size, commit);
+        true
+    }
+
+    /// Tells a peer that it needs a snapshot, unless it seems to be away, or there is none that would help yet.
+    fn send_snapshot(&mut self, at: usize) -> bool {
+        let base = self.log.base();
+        let snapshot = self.log.unstable.snapshot.or_else(|| self.log.storage.snapshot());
+        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.index >= base.index) else { return false };
+        let progress = self.tracker.at_mut(at);
+        if !progress.recently_active {
+            return false;
+        }
+        progress.become_snapshot(snapshot.index);
+        let to = self.tracker.id(at);
+        self.send(to, Body::Snapshot { at: snapshot });
+        true
+    }
+
+    pub(crate) fn broadcast_heartbeat(&mut self) {
+        let (commit, read) = (self.log.committed, self.reads.token());
+        for at in 0..self.tracker.count() {
+            let to = self.tracker.id(at);
+            if to == self.config.id {
+                continue;
+            }
+            // Never more than it has acknowledged: its log may end in something else.
+            let progress = self.tracker.at_mut(at);
+            let commit = progress.matched.min(commit);
+            progress.sent_commit = commit;
+            self.send(to, Body::Heartbeat { commit, read });
+        }
+    }
+
+    // The leader: answers.
+
+    pub(crate) fn handle_append_ack(&mut self, from: PeerId, index: Index) -> Result<(), StepError> {
+        let Some(at) = self.tracker.find(from).filter(|_| self.role == Role::Leader) else { return Ok(()) };
+        let last = self.log.last_index();
+        if index > last {
+            return Err(StepError::AckBeyondLog { from, index, last });
+        }
+        let base = self.log.base().index;
+        let progress = self.tracker.at_mut(at);
+        progress.recently_active = true;
+        let probed = progress.matched == index && progress.state == ProgressState::Probe;
+        if !progress.maybe_update(index) && !probed {
+            return Ok(());
+        }
+        match progress.state {
+            ProgressState::Probe => progress.become_replicate(),
+            ProgressState::Replicate => progress.inflights.free_to(index),
+            // Any snapshot will do from which our log goes on.
+            ProgressState::Snapshot if progress.matched >= base => {
+                progress.become_probe();
+                progress.become_replicate();
+            }
+            ProgressState::Snapshot => {}
+        }
+        let committed = self.log.committed;
+        let wants_commit = self.tracker.at(at).can_bump_commit(committed);
+        if index > committed && self.advance_commit() {
+            // Everybody was asked for.
+        } else if from != self.config.id && wants_commit {
+            self.want(at, Wanted::Append);
+        }
+        if from != self.config.id {
+            self.want(at, Wanted::Entries);
+            if from == self.transferee && self.tracker.at(at).matched == self.log.last_index() {
+                self.send(from, Body::TimeoutNow);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle_append_reject(&mut self, from: PeerId, rejected: Index, hint: EntryId) {
+        let Some(at) = self.tracker.find(from).filter(|_| self.role == Role::Leader) else { return };
+        // Where our terms are above the follower's there is no match: skip whole terms at a time.
+        let mut index = hint.index.min(self.log.last_index());
+        if hint.term.0 > 0 {
+            index = self.log.find_conflict(EntryId { term: hint.term, index }).index;
+        }
+        let progress = self.tracker.at_mut(at);
+        progress.recently_active = true;
+        if progress.maybe_decrease(rejected, index) {
+            if progress.state == ProgressState::Replicate {
+                progress.become_probe();
+            }
+            self.want(at, Wanted::Append);
+        }
+    }
+
+    pub(crate) fn handle_heartbeat_reply(&mut self, from: PeerId, read: u64) {
+        let Some(at) = self.tracker.find(from).filter(|_| self.role == Role::Leader) else { return };
+        let last = self.log.last_index();
+        let progress = self.tracker.at_mut(at);
+        progress.recently_active = true;
+        progress.flow_paused = false;
+        let behind = progress.matched < last || progress.state == ProgressState::Probe;
+        if behind {
+            self.want(at, Wanted::Append);
+        }
+        // What we never sent confirms nothing.
+        if read > 0 && read <= self.reads.token() {
+            let progress = self.tracker.at_mut(at);
+            progress.read_acked = progress.read_acked.max(read);
+            self.release_reads();
+        }
+    }
+
+    /// Commits what a quorum holds, if it is of our term (thesis 3.6.2). Whether that is news; then it is on its way.
+    pub(crate) fn advance_commit(&mut self) -> bool {
+        let index = self.tracker.committed().min(self.log.last_index());
+        if index <= self.log.committed || self.log.term(index) != Ok(self.term) {
+            return false;
+        }
+        self.log.commit_to(index);
+        while let Some(request) = self.reads.pop_deferred() {
+            self.take_confirmable_read(request);
+        }
+        self.broadcast_append();
+        true
+    }
+
+    // The follower.
+
+    pub(crate) fn handle_append(
+        &mut self,
+        from: PeerId,
+        prev: EntryId,
+        entries: &[EntryMeta],
+        commit: Index,
+    ) -> Result<Stepped, StepError> {
+        let committed = self.log.committed;
+        if prev.index < committed {
+            self.check_committed(from, prev, entries)?;
+            self.send(from, Body::AppendAck { index: committed });
+            return Ok(Stepped::default());
+        }
+        if !self.log.holds(prev) {
+            let upto = EntryId { term: prev.term, index: prev.index.min(self.log.last_index()) };
+            let hint = self.log.find_conflict(upto);
+            self.send(from, Body::AppendReject { rejected: prev.index, hint });
+            return Ok(Stepped::default());
+        }
+        let last = Index(prev.index.0 + entries.len() as u64);
+        let appended = self.first_new(prev.index, entries);
+        if let Some(first) = appended {
+            if first <= self.log.last_index() {
+                self.drop_appends_after(first.prev());
+            }
+            let skip = usize::try_from(first.0 - prev.index.0 - 1).expect("within a list");
+            self.log.append(first, &entries[skip..]);
+        }
+        self.log.commit_to(commit.min(last));
+        // Not our last index: our tail beyond this message may be anything.
+        self.send(from, Body::AppendAck { index: last });
+        Ok(Stepped { appended })
+    }
+
+    /// The first of the entries after `after` that is not in our log.
+    fn first_new(&self, after: Index, entries: &[EntryMeta]) -> Option<Index> {
+        let mut index = after;
+        for meta in entries {
+            index = index.next();
+            if index > self.log.last_index() || self.log.term(index) != Ok(meta.term) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// What we know to be committed, every leader has.
+    fn check_committed(&self, from: PeerId, prev: EntryId, entries: &[EntryMeta]) -> Result<(), StepError> {
+        let committed = self.log.committed;
+        let mut index = prev.index;
+        for term in std::iter::once(prev.term).chain(entries.iter().map(|meta| meta.term)) {
+            if index > committed {
+                break;
+            }
+            if self.log.term(index).is_ok_and(|ours| ours != term) {
+                return Err(StepError::CommittedConflict { from, index, committed });
+            }
+            index = index.next();
+        }
+        Ok(())
+    }
+
+    /// The commit index of a heartbeat: something that we have acknowledged.
+    pub(crate) fn commit_as_told(&mut self, from: PeerId, commit: Index) -> Result<(), StepError> {
+        let last = self.log.last_index();
+        if commit > last {
+            return Err(StepError::CommitBeyondLog { from, commit, last });
+        }
+        self.log.commit_to(commit);
+        Ok(())
+    }
+
+    // Reads.
+
+    /// A read, ours or another member's.
+    pub(crate) fn take_read(&mut self, request: ReadRequest) -> Result<(), Refused> {
+        if self.role != Role::Leader {
+            // Passed on once only: a member that is asked, but does not lead, says nothing.
+            return match self.lead {
+                PeerId::ZERO => Err(Refused::NoLeader),
+                lead if request.from != self.config.id => Err(Refused::NotLeader { leader: lead }),
+                lead => {
+                    self.send(lead, Body::ReadIndex { id: request.id });
+                    Ok(())
+                }
+            };
+        }
+        if self.reads.count() >= self.config.read_count_max {
+            return Err(Refused::TooManyReads { limit: self.config.read_count_max });
+        }
+        // Before its first commit a leader does not know what is committed (thesis 6.4); a lone voter neither.
+        if self.log.term(self.log.committed) != Ok(self.term) {
+            self.reads.defer(request);
+        } else {
+            self.take_confirmable_read(request);
+        }
+        Ok(())
+    }
+
+    fn take_confirmable_read(&mut self, request: ReadRequest) {
+        let index = self.log.committed;
+        // Whoever is told to take over does not wait for the lease.
+        let leased = self.config.read_policy == ReadPolicy::Lease && self.transferee == PeerId::ZERO;
+        if leased || self.tracker.is_alone(self.config.id) {
+            self.answer_read(request, index);
+            return;
+        }
+        self.reads.wait(request, index);
+        let token = self.reads.token();
+        if let Some(own) = self.tracker.get_mut(self.config.id) {
+            own.read_acked = token;
+        }
+        self.want_heartbeat();
+    }
+
+    fn release_reads(&mut self) {
+        let reached = self.tracker.read_acked();
+        while let Some((request, index)) = self.reads.pop_confirmed(reached) {
+            self.answer_read(request, index);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The members of the group and, for a leader, how far each of them is.
+
+use crate::confchange::{Draft, contains};
+use crate::inflights::Inflights;
+use crate::progress::Progress;
+use crate::quorum::{self, VoteResult};
+use crate::types::{ConfState, Index, PeerId};
+
+/// A membership with a [`Progress`] for everybody in it, ourselves included.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    pub(crate) conf: ConfState,
+    /// Sorted by id.
+    peers: Vec<(PeerId, Progress)>,
+    inflight_count_max: usize,
+    inflight_size_max: u64,
+}
+
+impl Tracker {
+    /// Nobody.
+    pub(crate) fn new(inflight_count_max: usize, inflight_size_max: u64) -> Tracker {
+        Tracker { conf: ConfState::default(), peers: Vec::new(), inflight_count_max, inflight_size_max }
+    }
+
+    /// Takes a changed membership; `last` is our last index. New members count as active, so that the next check of
+    /// the quorum gives them time.
+    pub(crate) fn install(&mut self, draft: Draft, last: Index) {
+        let mut before = std::mem::take(&mut self.peers).into_iter().peekable();
+        for (id, new) in draft.members {
+            while before.next_if(|(other, _)| *other < id).is_some() {}
+            let known = before.next_if(|(other, _)| *other == id).filter(|_| !new);
+            let (_, mut progress) = known.unwrap_or_else(|| {
+                let inflights = Inflights::new(self.inflight_count_max, self.inflight_size_max);
+                let mut progress = Progress::new(last.max(Index(1)), inflights);
+                progress.recently_active = true;
+                (id, progress)
+            });
+            progress.learner = contains(&draft.conf.learners, id);
+            self.peers.push((id, progress));
+        }
+        self.conf = draft.conf;
+    }
+
+    /// Members of any kind.
+    pub(crate) fn count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Position of a member, by which the other methods name it.
+    pub(crate) fn find(&self, id: PeerId) -> Option<usize> {
+        self.peers.binary_search_by_key(&id, |(peer, _)| *peer).ok()
+    }
+
+    pub(crate) fn id(&self, at: usize) -> PeerId {
+        self.peers[at].0
+    }
+
+    pub(crate) fn at(&self, at: usize) -> &Progress {
+        &self.peers[at].1
+    }
+
+    pub(crate) fn at_mut(&mut self, at: usize) -> &mut Progress {
+        &mut self.peers[at].1
+    }
+
+    pub(crate) fn get(&self, id: PeerId) -> Option<&Progress> {
+        self.find(id).map(|at| self.at(at))
+    }
+
+    pub(crate) fn get_mut(&mut self, id: PeerId) -> Option<&mut Progress> {
+        self.find(id).map(|at| self.at_mut(at))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, &Progress)> {
+        self.peers.iter().map(|(id, progress)| (*id, progress))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (PeerId, &mut Progress)> {
+        self.peers.iter_mut().map(|(id, progress)| (*id, progress))
+    }
+
+    /// Whether it votes in either half.
+    pub(crate) fn is_voter(&self, id: PeerId) -> bool {
+        contains(&self.conf.voters, id) || contains(&self.conf.voters_outgoing, id)
+    }
+
+    pub(crate) fn is_joint(&self) -> bool {
+        !self.conf.voters_outgoing.is_empty()
+    }
+
+    /// Whether `id` is a quorum alone.
+    pub(crate) fn is_alone(&self, id: PeerId) -> bool {
+        self.conf.voters == [id] && !self.is_joint()
+    }
+
+    /// The highest index that is durable on a quorum.
+    pub(crate) fn committed(&self) -> Index {
+        Index(quorum::joint_reached(&self.conf, |id| self.get(id).map_or(0, |progress| progress.matched.0)))
+    }
+
+    /// The highest read token that a quorum has echoed.
+    pub(crate) fn read_acked(&self) -> u64 {
+        quorum::joint_reached(&self.conf, |id| self.get(id).map_or(0, |progress| progress.read_acked))
+    }
+
+    /// How the election stands.
+    pub(crate) fn votes(&self) -> VoteResult {
+        quorum::joint_vote(&self.conf, |id| self.get(id).and_then(|progress| progress.vote))
+    }
+
+    /// Whether a quorum was heard of lately; `own` always was.
+    pub(crate) fn is_quorum_active(&self, own: PeerId) -> bool {
+        let active = |id| Some(id == own || self.get(id).is_some_and(|progress| progress.recently_active));
+        quorum::joint_vote(&self.conf, active) == VoteResult::Won
+    }
+}

@@ -1,0 +1,394 @@
+//! Small clusters over seeded networks and disks that lose, repeat, reorder, delay and crash. After every step the
+//! promises of raft are checked; at the end, that the cluster comes to rest and serves again.
+
+mod support;
+
+use std::collections::HashMap;
+
+use ringraft_raft::{
+    ConfChange, ConfChangeOp, Config, EntryKind, EntryMeta, Index, PeerId, ProgressState, Proposed, ReadId, ReadPolicy,
+    Role, Storage, Term, Transition,
+};
+use support::Dice;
+use support::node::{Disk, Image, Node, Packet, Payload, voters};
+
+struct Cluster {
+    dice: Dice,
+    nodes: Vec<Node>,
+    network: Vec<Packet>,
+    /// Pairs that do not hear each other.
+    cut: Vec<(PeerId, PeerId)>,
+    changes: HashMap<Payload, ConfChange>,
+    next_payload: Payload,
+    next_read: u64,
+    // What was seen, and may never be contradicted.
+    leaders: HashMap<Term, PeerId>,
+    entries: HashMap<(Index, Term), (EntryMeta, Payload)>,
+    committed: Vec<(EntryMeta, Payload)>,
+    machines: HashMap<Index, Image>,
+    reads: HashMap<ReadId, Index>,
+    commits: Vec<Index>,
+    served: usize,
+}
+
+impl Cluster {
+    fn new(seed: u64, count: u64) -> Cluster {
+        let mut dice = Dice(seed);
+        let conf = voters(count);
+        let (pre_vote, check_quorum) = (!dice.one_in(3), !dice.one_in(3));
+        let nodes: Vec<Node> = (1..=count)
+            .map(|id| {
+                let config = Config {
+                    seed: dice.roll(),
+                    message_size_max: [0, 100, 1000][dice.below(3)],
+                    inflight_count_max: 1 + dice.below(5),
+                    inflight_size_max: 1000,
+                    apply_size_max: [50, 200, 10_000][dice.below(3)],
+                    uncommitted_size_max: 300,
+                    pre_vote,
+                    check_quorum,
+                    read_policy: ReadPolicy::Quorum,
+                    ..Config::new(PeerId(id))
+                };
+                let mut disk = Disk::default();
+                disk.log.conf = conf.clone();
+                disk.image.conf = conf.clone();
+                let early = dice.one_in(2);
+                Node::new(config, disk, early)
+            })
+            .collect();
+        Cluster {
+            commits: vec![Index::ZERO; nodes.len()],
+            nodes,
+            dice,
+            network: Vec::new(),
+            cut: Vec::new(),
+            changes: HashMap::new(),
+            next_payload: 1,
+            next_read: 1,
+            leaders: HashMap::new(),
+            entries: HashMap::new(),
+            committed: Vec::new(),
+            machines: HashMap::new(),
+            reads: HashMap::new(),
+            served: 0,
+        }
+    }
+
+    /// One thing happens somewhere.
+    fn chaos(&mut self, conf_changes: bool) {
+        let at = self.dice.below(self.nodes.len());
+        match self.dice.below(200) {
+            0..10 => self.nodes[at].raft.tick(),
+            10..90 => self.deliver_any(),
+            90..130 => self.take_ready(at),
+            130..150 => self.nodes[at].finish_write(&mut self.network),
+            150..165 => self.finish_apply(at),
+            165..182 => {
+                self.propose(at);
+            }
+            182..186 => self.read(at),
+            186 => self.nodes[at].raft.campaign(),
+            187 => {
+                let target = PeerId(1 + self.dice.below(self.nodes.len()) as u64);
+                let _ = self.nodes[at].raft.transfer_leader(target);
+            }
+            188 if self.dice.one_in(3) => self.restart(at),
+            189 if self.dice.one_in(3) => self.cut_off(at),
+            190 => self.cut.clear(),
+            191 => self.nodes[at].compact(),
+            192 => {
+                let peer = PeerId(1 + self.dice.below(self.nodes.len()) as u64);
+                self.nodes[at].raft.report_unreachable(peer);
+            }
+            193 if conf_changes => self.change_conf(at),
+            194 => drop(self.nodes[at].raft.forget_leader()),
+            _ => self.take_ready(at),
+        }
+        self.check();
+    }
+
+    fn cut_off(&mut self, at: usize) {
+        let one = self.nodes[at].raft.id();
+        for other in 1..=self.nodes.len() as u64 {
+            if self.dice.one_in(2) {
+                self.cut.push((one, PeerId(other)));
+            }
+        }
+    }
+
+    fn restart(&mut self, at: usize) {
+        self.nodes[at].restart();
+        self.commits[at] = self.nodes[at].raft.commit();
+    }
+
+    fn take_ready(&mut self, at: usize) {
+        if self.nodes[at].raft.has_ready() {
+            self.nodes[at].take_ready(&mut self.network);
+            assert!(!self.nodes[at].raft.has_ready() || self.nodes[at].raft.commit() > Index::ZERO);
+        }
+    }
+
+    fn deliver_any(&mut self) {
+        if self.network.is_empty() {
+            return;
+        }
+        let which = self.dice.below(self.network.len().min(20));
+        let packet = match self.dice.below(20) {
+            0 => self.network[which].clone(),
+            _ => self.network.remove(which),
+        };
+        let lost = self.dice.one_in(20) || self.network.len() > 500;
+        self.deliver(&packet, lost);
+    }
+
+    fn deliver(&mut self, packet: &Packet, lost: bool) {
+        let (from, to) = (packet.message.from, packet.message.to);
+        let lost = lost || self.cut.contains(&(from, to)) || self.cut.contains(&(to, from));
+        for (at, (meta, payload)) in packet.entries.iter().enumerate() {
+            let ringraft_raft::Body::Append { prev, .. } = packet.message.body else {
+                panic!("entries in a wrong place")
+            };
+            let index = Index(prev.index.0 + 1 + at as u64);
+            let known = self.entries.entry((index, meta.term)).or_insert((*meta, *payload));
+            assert_eq!(*known, (*meta, *payload), "entry {index} of term {} exists twice", meta.term);
+        }
+        let at = usize::try_from(to.0 - 1).unwrap();
+        if !lost {
+            let result = self.nodes[at].step(packet);
+            if let Err(error) = result {
+                use ringraft_raft::StepError as E;
+                let harmless =
+                    matches!(error, E::UnknownPeer { .. } | E::ReadRefused { .. } | E::TransferRefused { .. });
+                assert!(harmless, "{error}");
+            }
+        }
+        if packet.snapshot.is_some() {
+            let sender = usize::try_from(from.0 - 1).unwrap();
+            self.nodes[sender].raft.report_snapshot(to, !lost);
+        }
+    }
+
+    fn finish_apply(&mut self, at: usize) {
+        let machines = &mut self.machines;
+        self.nodes[at].finish_apply(&self.changes, |index, _, _, image| {
+            let known = machines.entry(index).or_insert_with(|| image.clone());
+            assert_eq!(known, image, "state machines differ at {index}");
+        });
+    }
+
+    fn propose(&mut self, at: usize) -> bool {
+        let payload = self.next_payload;
+        self.next_payload += 1;
+        let size = u32::try_from(self.dice.below(60)).unwrap().max(1);
+        matches!(self.nodes[at].propose(payload, size), Ok(Proposed::Appended(_)))
+    }
+
+    fn change_conf(&mut self, at: usize) {
+        let count = 1 + self.dice.below(3);
+        let mut ops = Vec::new();
+        for _ in 0..count {
+            let id = PeerId(1 + self.dice.below(self.nodes.len()) as u64);
+            ops.push(match self.dice.below(5) {
+                0 => ConfChangeOp::Remove(id),
+                1 => ConfChangeOp::AddLearner(id),
+                _ => ConfChangeOp::AddVoter(id),
+            });
+        }
+        let transition = [Transition::Auto, Transition::JointImplicit, Transition::JointExplicit][self.dice.below(3)];
+        let mut change = ConfChange { transition, ops };
+        if self.nodes[at].raft.conf_state().voters_outgoing.len() > 1 {
+            change = ConfChange::leave_joint();
+        }
+        let payload = self.next_payload;
+        self.next_payload += 1;
+        self.changes.insert(payload, change.clone());
+        let _ = self.nodes[at].propose_conf_change(&change, payload);
+    }
+
+    fn read(&mut self, at: usize) {
+        let id = ReadId(self.next_read);
+        self.next_read += 1;
+        if self.nodes[at].raft.read_index(id).is_ok() {
+            self.reads.insert(id, Index(self.committed.len() as u64));
+        }
+    }
+
+    /// The promises.
+    fn check(&mut self) {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let status = node.raft.status();
+            assert!(status.commit >= self.commits[at], "commit of {} went back", status.id);
+            assert!(status.applied <= status.commit && status.commit <= status.last.index);
+            for read in node.reads.drain(..) {
+                let least = self.reads[&read.id];
+                assert!(read.index >= least, "read at {} though {least} was committed when asked", read.index);
+                self.served += 1;
+            }
+            for index in self.commits[at].0 + 1..=status.commit.0 {
+                let Ok(meta) = node.raft.meta(Index(index)) else { continue };
+                let entry = (meta, node.payload(Index(index)));
+                let place = usize::try_from(index - 1).unwrap();
+                match self.committed.get(place) {
+                    Some(known) => assert_eq!(*known, entry, "committed entry {index} differs on {}", status.id),
+                    None => {
+                        assert_eq!(self.committed.len(), place, "commits leave no gap");
+                        self.committed.push(entry);
+                    }
+                }
+            }
+            self.commits[at] = status.commit;
+        }
+        for at in 0..self.nodes.len() {
+            self.check_leader(at);
+        }
+    }
+
+    fn check_leader(&mut self, at: usize) {
+        let node = &self.nodes[at];
+        let status = node.raft.status();
+        if status.role != Role::Leader {
+            return;
+        }
+        let first = self.leaders.insert(status.term, status.id);
+        assert!(first.is_none_or(|before| before == status.id), "two leaders in term {}", status.term);
+        if first.is_none() {
+            let base = node.raft.storage().base().index;
+            for index in base.0 + 1..=self.committed.len() as u64 {
+                let known = self.committed[usize::try_from(index - 1).unwrap()];
+                assert_eq!(node.raft.meta(Index(index)), Ok(known.0), "leader {} lacks {index}", status.id);
+            }
+        }
+        for (id, progress) in node.raft.progress_all() {
+            assert!(progress.matched < progress.next, "{id}: {progress:?}");
+            assert!(progress.next <= status.last.index.next() || progress.state == ProgressState::Snapshot);
+            let Some(peer) = self.nodes.get(usize::try_from(id.0 - 1).unwrap()) else { continue };
+            if peer.raft.term() == status.term && status.id != id {
+                let durable = peer.disk.log.last_index();
+                assert!(progress.matched <= durable, "{id} has made {durable} durable: {progress:?}");
+            }
+        }
+    }
+
+    /// No faults any more: everything is delivered in order and finished at once.
+    fn calm_turn(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.nodes[at].raft.tick();
+        }
+        for _ in 0..200 {
+            let mut idle = true;
+            for at in 0..self.nodes.len() {
+                while self.nodes[at].raft.has_ready() || self.nodes[at].has_write() || self.nodes[at].has_apply() {
+                    idle = false;
+                    self.take_ready(at);
+                    self.nodes[at].finish_write(&mut self.network);
+                    self.finish_apply(at);
+                }
+            }
+            for packet in std::mem::take(&mut self.network) {
+                idle = false;
+                self.deliver(&packet, false);
+            }
+            self.check();
+            if idle {
+                return;
+            }
+        }
+        panic!("the cluster does not come to rest within a tick");
+    }
+
+    fn settle(&mut self) {
+        self.cut.clear();
+        let mut proposed = None;
+        for turn in 0..400 {
+            self.calm_turn();
+            let leader = self.nodes.iter().position(|node| {
+                let status = node.raft.status();
+                let highest = self.nodes.iter().map(|other| other.raft.term()).max();
+                status.role == Role::Leader && Some(status.term) == highest
+            });
+            let Some(leader) = leader else { continue };
+            match proposed {
+                None if turn > 100 && self.propose(leader) => proposed = Some(self.next_payload - 1),
+                None => {}
+                Some(payload) if self.is_settled(leader, payload) => return,
+                Some(_) => {}
+            }
+        }
+        let states: Vec<_> = self.nodes.iter().map(|node| (node.raft.status(), node.raft.conf_state())).collect();
+        panic!("no progress without faults: {states:#?}");
+    }
+
+    fn is_settled(&self, leader: usize, payload: Payload) -> bool {
+        let raft = &self.nodes[leader].raft;
+        let last = raft.last_index();
+        self.committed.last().is_some_and(|(_, last)| *last == payload)
+            && raft.progress_all().all(|(id, progress)| {
+                let other = &self.nodes[usize::try_from(id.0 - 1).unwrap()];
+                progress.state == ProgressState::Replicate
+                    && progress.matched == last
+                    && other.machine == self.nodes[leader].machine
+                    && other.raft.durable_index() == last
+            })
+    }
+}
+
+fn run(seed: u64, count: u64, steps: usize, conf_changes: bool) -> (usize, usize, usize) {
+    let mut cluster = Cluster::new(seed, count);
+    for _ in 0..steps {
+        cluster.chaos(conf_changes);
+    }
+    cluster.settle();
+    (cluster.committed.len(), cluster.leaders.len(), cluster.served)
+}
+
+fn fuzz(seeds: std::ops::Range<u64>, count: u64, conf_changes: bool) {
+    let first = std::env::var("RINGRAFT_SEED").ok().and_then(|text| text.parse().ok());
+    let seeds = first.map_or(seeds, |seed| seed..seed + 1);
+    let total = seeds.end - seeds.start;
+    let mut sums = (0, 0, 0);
+    for seed in seeds {
+        let result = std::panic::catch_unwind(|| run(seed, count, 3000, conf_changes));
+        let Ok((committed, leaders, reads)) = result else {
+            panic!("failing seed: RINGRAFT_SEED={seed} ({count} nodes, membership changes: {conf_changes})");
+        };
+        sums = (sums.0 + committed, sums.1 + leaders, sums.2 + reads);
+    }
+    println!("{total} seeds: {} entries committed, {} leaders, {} reads", sums.0, sums.1, sums.2);
+}
+
+#[test]
+fn first_election_and_commit() {
+    let mut cluster = Cluster::new(1, 3);
+    cluster.nodes[0].raft.campaign();
+    cluster.calm_turn();
+    assert_eq!(cluster.nodes[0].raft.role(), Role::Leader);
+    assert!(cluster.propose(0));
+    cluster.calm_turn();
+    cluster.calm_turn();
+    for node in &cluster.nodes {
+        assert_eq!(node.raft.commit(), Index(2));
+        assert_eq!(node.machine.at.index, Index(2));
+        assert_eq!(node.raft.meta(Index(1)).unwrap().kind, EntryKind::Normal);
+    }
+}
+
+#[test]
+fn one_node_alone() {
+    fuzz(0..20, 1, false);
+}
+
+#[test]
+fn three_nodes() {
+    fuzz(100..300, 3, false);
+}
+
+#[test]
+fn five_nodes() {
+    fuzz(1000..1150, 5, false);
+}
+
+#[test]
+fn five_nodes_changing_membership() {
+    fuzz(2000..2150, 5, true);
+}
