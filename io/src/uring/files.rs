@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -49,7 +49,28 @@ fn create_dirs(dir: &Path) -> io::Result<()> {
 
 /// Opens a file for unbuffered reads and durable writes.
 pub(super) fn open_direct(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)
+    open_flags(path, libc::O_DIRECT, false).map_err(explain)
+}
+
+fn open_flags(path: &Path, flags: libc::c_int, new: bool) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(new).custom_flags(flags).open(path)
+}
+
+/// Says what "invalid argument" means when a file is opened for unbuffered writes.
+fn explain(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(libc::EINVAL) {
+        let text = "this file system has no unbuffered writes (O_DIRECT); choose a directory on another one";
+        return io::Error::new(io::ErrorKind::Unsupported, text);
+    }
+    error
+}
+
+/// What a file is, whatever its name: device and inode.
+pub(super) type Identity = (u64, u64);
+
+/// The identity of an open file.
+pub(super) fn identity(file: &File) -> io::Result<Identity> {
+    file.metadata().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Creates a file of `size` zeros whose blocks are written, not merely allocated, and none of whose pages is cached.
@@ -59,22 +80,19 @@ pub(super) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
     let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
     assert!(size.is_multiple_of(align), "a file of {size} bytes: whole blocks");
     create_parents(path)?;
-    let unnamed = libc::O_DIRECT | libc::O_TMPFILE;
-    match OpenOptions::new().read(true).write(true).custom_flags(unnamed).open(parent(path)) {
+    match open_flags(parent(path), libc::O_DIRECT | libc::O_TMPFILE, false) {
         Ok(file) => {
             write_zeros(&file, size)?;
             sys::link(file.as_raw_fd(), path)?;
-            let synced = sync_parent(path);
-            keep_or_remove(path, synced.map(|()| file))
+            keep_or_remove(path, sync_parent(path).map(|()| file))
         }
         // Not every file system has files without names.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) => {
-            let file =
-                OpenOptions::new().read(true).write(true).create_new(true).custom_flags(libc::O_DIRECT).open(path)?;
+            let file = open_flags(path, libc::O_DIRECT, true).map_err(explain)?;
             let written = write_zeros(&file, size).and_then(|()| sync_parent(path));
             keep_or_remove(path, written.map(|()| file))
         }
-        Err(error) => Err(error),
+        Err(error) => Err(explain(error)),
     }
 }
 
@@ -184,24 +202,21 @@ pub(super) fn commit(from: &Path, to: &Path) -> io::Result<()> {
     sync_parent(to)
 }
 
-/// Removes a file, if it is there, durably.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => sync_parent(path),
-    }
+/// Removes a file, durably, and says which it was; none if there is none.
+pub(super) fn remove(path: &Path) -> io::Result<Option<Identity>> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        meta => meta?,
+    };
+    fs::remove_file(path)?;
+    sync_parent(path)?;
+    // Other names keep a file alive.
+    Ok((meta.nlink() == 1).then(|| (meta.dev(), meta.ino())))
 }
 
 /// Reads a whole file.
 pub(super) fn load(path: &Path) -> io::Result<Bytes> {
     fs::read(path).map(Bytes::from)
-}
-
-/// An open file of a shard.
-pub(super) struct OpenFile {
-    pub(super) file: std::sync::Arc<File>,
-    pub(super) handle: super::streams::Handle,
 }
 
 /// Where a received file lies until then; removed again unless [`Partial::keep`] is called.

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
+use super::files::Identity;
 use super::world::{Mail, Mailbox};
 use super::{files, sys};
 use crate::{Job, Token};
@@ -17,6 +18,8 @@ pub(super) enum Outcome {
     Done,
     Opened(File),
     Loaded(Bytes),
+    /// This file has lost its last name; nobody can mean it any more.
+    Removed(Identity),
 }
 
 /// A job, with the open file it names if it names one.
@@ -67,7 +70,7 @@ fn run(job: Job, file: Option<&File>) -> io::Result<Outcome> {
         Job::CreateZeroed { path, size } => files::create_zeroed(&path, size).map(Outcome::Opened),
         Job::WriteAside { path, offset, bytes } => files::write_aside(&path, offset, &bytes).map(|()| Outcome::Done),
         Job::Commit { from, to } => files::commit(&from, &to).map(|()| Outcome::Done),
-        Job::Remove { path } => files::remove(&path).map(|()| Outcome::Done),
+        Job::Remove { path } => files::remove(&path).map(|file| file.map_or(Outcome::Done, Outcome::Removed)),
         Job::Load { path } => files::load(&path).map(Outcome::Loaded),
         Job::DropCache { .. } => sys::drop_cache(file.expect("the shard passes the file")).map(|()| Outcome::Done),
     }

@@ -10,6 +10,7 @@ mod control;
 mod error;
 mod files;
 mod jobs;
+mod open_files;
 mod probe;
 mod recv_pool;
 mod ring;

@@ -15,8 +15,9 @@ use io_uring::{cqueue, opcode, squeue, types};
 
 use super::control::{Command, ControlHandle};
 use super::error::UringError;
-use super::files::{self, OpenFile};
+use super::files;
 use super::jobs::{Jobs, Outcome};
+use super::open_files::OpenFiles;
 use super::recv_pool::{self, RecvPool};
 use super::ring::Ring;
 use super::send::SendOp;
@@ -32,7 +33,7 @@ use crate::{
 
 /// Set in the user data of entries that own no slot.
 const SLOTLESS: u64 = 1 << 63;
-/// A cancel; what it says does not matter, since the cancelled operation completes by itself.
+/// A cancel; the slot's index is added. If it succeeds, the cancelled operation says so.
 const CANCEL: u64 = SLOTLESS;
 /// A message from another ring; it only ends a wait.
 const KICK: u64 = SLOTLESS | 1 << 32;
@@ -43,7 +44,7 @@ const KICKING: u64 = SLOTLESS | 2 << 32;
 const SPARE_MAX: usize = 256;
 /// How long a ring that is dropped waits for its operations to end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// Received pieces, accepted streams and other mail handed out per turn at most.
+/// Letters of the mailbox handed out per turn at most.
 const MAIL_PER_TURN_MAX: usize = 1024;
 
 /// An operation in the kernel's hands, with everything of ours that it touches.
@@ -105,7 +106,7 @@ pub struct Uring {
     pool: RecvPool,
     table: Table,
     ring: Ring,
-    files: Vec<OpenFile>,
+    files: OpenFiles,
     locks: Vec<File>,
     signals: Arc<[Signal]>,
     mail: Receiver<Mail>,
@@ -116,6 +117,7 @@ pub struct Uring {
     ready: Vec<Completion>,
     /// Streams that wait for buffers to come back.
     starved: Vec<StreamId>,
+    #[expect(clippy::vec_box, reason = "the kernel holds pointers into a send, so it moves by its box only")]
     spare_sends: Vec<Box<SendOp>>,
     spare_bufs: Vec<Vec<Bytes>>,
     /// Which other shards were already kicked with the entries of this turn.
@@ -155,7 +157,7 @@ impl Uring {
             pool,
             table,
             ring,
-            files: Vec::new(),
+            files: OpenFiles::new(),
             locks: Vec::new(),
             signals,
             mail,
@@ -222,7 +224,8 @@ impl Uring {
     }
 
     fn cancel(&mut self, key: Key) {
-        let entry = opcode::AsyncCancel::new(key.bits()).build().user_data(CANCEL);
+        let index = key.bits() & u64::from(u32::MAX);
+        let entry = opcode::AsyncCancel::new(key.bits()).build().user_data(CANCEL | index);
         // SAFETY: the entry points to nothing.
         unsafe { self.ring.push(&entry) };
     }
@@ -252,8 +255,9 @@ impl Uring {
         unsafe { self.ring.push(&entry.user_data(key.bits())) };
     }
 
+    /// Submits a write that was counted by `begin_write`.
     fn submit_write(&mut self, op: WriteOp) {
-        let entry = op.entry(self.files[index(op.file)].handle);
+        let entry = op.entry(self.files.writing(op.file));
         let key = self.slots.insert(Op::Write(op));
         // SAFETY: the slot keeps the buffer, and `files` the descriptor, until the completion.
         unsafe { self.ring.push(&entry.user_data(key.bits())) };
@@ -279,9 +283,7 @@ impl Uring {
     }
 
     fn adopt_file(&mut self, file: File) -> FileId {
-        let handle = self.table.insert(&self.ring.submitter, &file);
-        self.files.push(OpenFile { file: Arc::new(file), handle });
-        FileId(u32::try_from(self.files.len() - 1).expect("fewer than 2^32 files"))
+        self.files.insert(&self.ring.submitter, &mut self.table, file)
     }
 
     /// Nothing more is said about the stream; it goes when the kernel has let go of it.
@@ -292,6 +294,7 @@ impl Uring {
         if in_flight.iter().any(Option::is_some) {
             sys::shutdown(&stream.fd);
         }
+        // The shutdown ends them as well; the cancel does so when the socket is not connected any more.
         for key in in_flight.into_iter().flatten() {
             self.cancel(key);
         }
@@ -329,9 +332,8 @@ impl Uring {
     fn complete(&mut self, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
         let (data, result) = (entry.user_data(), entry.result());
         if data & SLOTLESS != 0 {
-            if data & !u64::from(u32::MAX) == KICKING && result < 0 {
-                let shard = usize::try_from(data & u64::from(u32::MAX)).expect("32 bits fit");
-                self.signals[shard].kick();
+            if result < 0 {
+                self.slotless_failed(data & !u64::from(u32::MAX), data & u64::from(u32::MAX));
             }
             return;
         }
@@ -352,6 +354,24 @@ impl Uring {
             Op::Send(op) => self.send_ended(op, result, out),
             Op::Write(op) => self.write_ended(op, result, out),
             Op::Event(_) => self.listen_for_kicks(),
+        }
+    }
+
+    fn slotless_failed(&mut self, kind: u64, number: u64) {
+        match kind {
+            // The other shard must not sleep on because of that.
+            KICKING => self.signals[usize::try_from(number).expect("32 bits fit")].kick(),
+            // A receive cannot be found while the kernel moves it from one of its lists to another.
+            CANCEL => {
+                let Some(key) = self.slots.current(number) else { return };
+                if let Some(Op::Receive(id)) = self.slots.get_mut(key)
+                    && let Some(stream) = self.streams.get(*id)
+                    && stream.cancelling
+                {
+                    self.cancel(key);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -422,23 +442,15 @@ impl Uring {
     }
 
     fn write_ended(&mut self, mut op: WriteOp, result: i32, out: &mut Vec<Completion>) {
-        let left = op.buf.len() - op.done;
-        let result = match usize::try_from(result) {
-            Err(_) => Err(io::Error::from_raw_os_error(-result)),
-            Ok(written) => {
-                assert!(written <= left, "wrote {written} of {left} bytes");
-                // What is not a whole block is written again.
-                let whole = written - written % BLOCK_ALIGN;
-                if whole == left {
-                    Ok(())
-                } else if whole == 0 {
-                    Err(io::ErrorKind::WriteZero.into())
-                } else {
-                    op.done += whole;
-                    return self.submit_write(op);
-                }
+        let result = match after_write(op.buf.len() - op.done, result) {
+            Ok(0) => Ok(()),
+            Ok(left) => {
+                op.done = op.buf.len() - left;
+                return self.submit_write(op);
             }
+            Err(error) => Err(error),
         };
+        self.files.end_write(&self.ring.submitter, &mut self.table, op.file);
         out.push(Completion::Written { file: op.file, token: op.token, buf: op.buf, result });
     }
 
@@ -474,6 +486,10 @@ impl Uring {
                     Outcome::Done => JobOutput::Done,
                     Outcome::Opened(file) => JobOutput::Opened(self.adopt_file(file)),
                     Outcome::Loaded(bytes) => JobOutput::Loaded(bytes),
+                    Outcome::Removed(identity) => {
+                        self.files.removed(&self.ring.submitter, &mut self.table, identity);
+                        JobOutput::Done
+                    }
                 });
                 Completion::JobDone { token, result }
             }
@@ -603,12 +619,20 @@ impl Io for Uring {
     fn write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, token: Token) {
         let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
         assert!(offset.is_multiple_of(align) && !buf.is_empty(), "{} bytes at {offset} of {file:?}", buf.len());
-        self.submit_write(WriteOp { file, token, buf, offset, done: 0 });
+        if self.files.begin_write(file) {
+            self.submit_write(WriteOp { file, token, buf, offset, done: 0 });
+        } else {
+            let result = Err(io::ErrorKind::NotFound.into());
+            self.ready.push(Completion::Written { file, token, buf, result });
+        }
     }
 
     fn job(&mut self, job: Job, token: Token) {
         let file = match &job {
-            Job::DropCache { file } => Some(self.files[index(*file)].file.clone()),
+            Job::DropCache { file } => match self.files.get(*file) {
+                Ok(file) => Some(file.clone()),
+                Err(error) => return self.ready.push(Completion::JobDone { token, result: Err(error) }),
+            },
             _ => None,
         };
         if self.jobs.is_none() {
@@ -652,11 +676,11 @@ impl Io for Uring {
     }
 
     fn read(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<AlignedBuf> {
-        files::read_direct(&self.files[index(file)].file, offset, len)
+        files::read_direct(self.files.get(file)?, offset, len)
     }
 
     fn map(&mut self, file: FileId) -> io::Result<Bytes> {
-        files::map(&self.files[index(file)].file)
+        files::map(self.files.get(file)?)
     }
 
     fn read_file(&mut self, path: &Path) -> io::Result<Bytes> {
@@ -719,10 +743,34 @@ impl fmt::Debug for Uring {
     }
 }
 
-fn index(file: FileId) -> usize {
-    usize::try_from(file.0).expect("32 bits fit")
+/// How many of `left` bytes a durable write must still write after the kernel said `result`.
+fn after_write(left: usize, result: i32) -> io::Result<usize> {
+    let Ok(written) = usize::try_from(result) else { return Err(io::Error::from_raw_os_error(-result)) };
+    assert!(written <= left, "wrote {written} of {left} bytes");
+    // What is not a whole block is written again.
+    let whole = written - written % BLOCK_ALIGN;
+    if whole == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(left - whole) }
 }
 
 fn kind(errno: i32) -> io::ErrorKind {
     io::Error::from_raw_os_error(errno).kind()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_writes_go_on_or_fail() {
+        for (left, result, want) in [
+            (8192, 8192, Ok(0)),
+            (8192, 4096, Ok(4096)),
+            (8192, 8191, Ok(4096)),
+            (8192, 512, Err(io::ErrorKind::WriteZero)),
+            (8192, 0, Err(io::ErrorKind::WriteZero)),
+            (8192, -libc::ENOSPC, Err(io::ErrorKind::StorageFull)),
+        ] {
+            assert_eq!(after_write(left, result).map_err(|error| error.kind()), want, "{result} of {left}");
+        }
+    }
 }

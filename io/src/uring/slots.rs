@@ -73,6 +73,13 @@ impl<T> Slots<T> {
         self.slots[key.index()].value.take()
     }
 
+    /// The key of the value that stands at `index` (the low 32 bits of a key) now, if any.
+    pub(super) fn current(&self, index: u64) -> Option<Key> {
+        let index = u32::try_from(index).ok()?;
+        let slot = self.slots.get(Key::new(0, index).index())?;
+        slot.value.is_some().then(|| Key::new(slot.generation, index))
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         (0u32..)
             .zip(&self.slots)
@@ -96,6 +103,7 @@ mod tests {
         assert_eq!(slots.get_mut(a), None);
         assert_eq!((slots.remove(a), slots.len()), (None, 2));
         assert_eq!(slots.get_mut(Key::from_bits(c.bits())).copied(), Some("c"));
+        assert_eq!((slots.current(0), slots.current(1), slots.current(2)), (Some(c), Some(b), None));
         assert_eq!(slots.keys().collect::<Vec<_>>(), [c, b]);
     }
 }

@@ -38,10 +38,10 @@ pub(super) fn eventfd() -> io::Result<OwnedFd> {
 
 /// Adds one to an eventfd, which wakes its reader.
 pub(super) fn eventfd_add(fd: &OwnedFd) {
-    let one = 1u64.to_ne_bytes();
+    let one = 1u64;
     // SAFETY: `one` lives on our stack for the whole call. The result does not matter: the only failure is a counter
     // that is full, and then the reader is awake anyway.
-    unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    unsafe { libc::write(fd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
 }
 
 /// A timer that can be waited for; see `timerfd_create(2)`.

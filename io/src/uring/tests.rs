@@ -310,6 +310,54 @@ fn errors_name_cause_and_cure() {
     }
 }
 
+/// Lets every `io_uring_setup` of this process fail with `errno` from now on.
+fn forbid(errno: u16) {
+    const LOAD: u16 = 0x20; // a word of the call's description; the first is its number
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let setup = u32::try_from(libc::SYS_io_uring_setup).expect("small");
+    let steps = [
+        step(LOAD, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, 1, setup),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | u32::from(errno)),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: steps.as_ptr().cast_mut() };
+    // SAFETY: no memory is passed.
+    let first = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    // SAFETY: `steps` and `program` live on our stack for the whole call, and the kernel copies them.
+    let second = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!((first, second), (0, 0));
+}
+
+#[test]
+fn a_forbidden_ring_is_explained() {
+    const CHILD: &str = "RINGRAFT_TEST_FORBID";
+    if let Ok(errno) = std::env::var(CHILD) {
+        // We are the child: filters cannot be taken off again.
+        forbid(errno.parse().expect("a number"));
+        println!("{}", UringWorld::start(UringConfig::new(1)).expect_err("forbidden"));
+        return;
+    }
+    for (errno, want) in [
+        (libc::EPERM, ["io_uring is not permitted", "seccomp"]),
+        (libc::ENOSYS, ["io_uring is not permitted", "does not exist"]),
+        (libc::EINVAL, ["io_uring lacks", "6.1 or newer"]),
+        (libc::ENOMEM, ["memory", "LimitMEMLOCK"]),
+    ] {
+        let this = std::env::current_exe().expect("we are running");
+        let child = std::process::Command::new(this)
+            .args(["--exact", "uring::tests::a_forbidden_ring_is_explained", "--nocapture"])
+            .env(CHILD, errno.to_string())
+            .output()
+            .expect("a child");
+        let text = String::from_utf8_lossy(&child.stdout);
+        let line = text.lines().find(|line| line.contains(want[0])).unwrap_or_else(|| panic!("{errno}: {text}"));
+        assert!(child.status.success() && line.contains(want[1]), "{errno}: {text}");
+    }
+}
+
 #[test]
 fn a_taken_address_is_named() {
     if !permitted() {
@@ -695,6 +743,50 @@ fn writes_are_durable_and_read_back() {
 }
 
 #[test]
+fn removed_files_are_closed() {
+    if !permitted() {
+        return;
+    }
+    let dir = directory();
+    let mut a = Node::start(UringConfig::new(1));
+    let path = dir.path().join("segment");
+    let open = || {
+        let fds = std::fs::read_dir("/proc/self/fd").expect("listed");
+        let links = fds.filter_map(|fd| std::fs::read_link(fd.expect("listed").path()).ok());
+        links.filter(|link| link.starts_with(dir.path())).count()
+    };
+    let file = a.io.create_zeroed(&path, 1 << 20).expect("created");
+    let other = a.io.create_zeroed(&dir.path().join("other"), 4096).expect("created");
+    let again = a.io.open(&path).expect("opened");
+    assert_eq!(open(), 3);
+    let map = a.io.map(file).expect("mapped");
+    a.io.write(file, 0, AlignedBuf::zeroed(1 << 20), Token(0));
+    a.io.job(Job::Remove { path: path.clone() }, Token(1));
+    let mut seen = 0;
+    wait(|| {
+        a.turn();
+        for completion in a.got.drain(..) {
+            match completion {
+                Completion::Written { result, .. } => result.expect("written"),
+                Completion::JobDone { result, .. } => drop(result.expect("removed")),
+                other => panic!("{other:?}"),
+            }
+            seen += 1;
+        }
+        (seen == 2).then_some(())
+    });
+    assert_eq!(open(), 1);
+    assert_eq!(a.io.read(again, 0, 4096).expect_err("gone").kind(), ErrorKind::NotFound);
+    assert!(a.io.map(file).is_err());
+    a.io.write(again, 0, AlignedBuf::zeroed(4096), Token(2));
+    a.io.turn(None, &mut a.got).expect("a turn");
+    assert!(matches!(&a.got[..], [Completion::Written { result: Err(_), .. }]), "{:?}", a.got);
+    a.got.clear();
+    assert_eq!(map[..4096], [0; 4096], "mappings live on");
+    a.write(other, 0, AlignedBuf::zeroed(4096));
+}
+
+#[test]
 fn small_files_are_replaced() {
     if !permitted() {
         return;
@@ -1002,4 +1094,100 @@ fn a_steady_pace_allocates_nothing() {
         round(&mut a, &mut b);
     }
     assert_eq!(ALLOCATIONS.get() - before, 0, "allocations in 1000 rounds");
+}
+
+fn quantile(mut spans: Vec<Duration>, q: f64) -> Duration {
+    spans.sort();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank")]
+    let rank = (spans.len() as f64 * q) as usize;
+    spans[rank]
+}
+
+/// Not a benchmark, only a look: `cargo test --release -p ringraft-io measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints numbers, checks nothing"]
+fn measure() {
+    let dir = directory();
+    let mut a = Node::start(UringConfig { spin: Duration::ZERO, ..UringConfig::new(1) });
+    let file = a.io.create_zeroed(&dir.path().join("segment"), 64 << 20).expect("created");
+    for size in [4096usize, 65_536] {
+        let (mut spans, mut out) = (Vec::new(), Vec::new());
+        let mut buf = Some(AlignedBuf::zeroed(size));
+        for n in 0..2000 {
+            let start = Instant::now();
+            let offset = n % 500 * u64::try_from(size).expect("small");
+            a.io.write(file, offset, buf.take().expect("given back"), Token(0));
+            while buf.is_none() {
+                a.io.turn(None, &mut out).expect("a turn");
+                for completion in out.drain(..) {
+                    if let Completion::Written { buf: back, .. } = completion {
+                        buf = Some(back);
+                    }
+                }
+            }
+            spans.push(start.elapsed());
+        }
+        println!("durable write of {size}: p50 {:?}, p99 {:?}", quantile(spans.clone(), 0.5), quantile(spans, 0.99));
+    }
+    for spin in [Duration::ZERO, Duration::from_micros(50)] {
+        let config = UringConfig { spin, pin: true, shards: 2, ..config() };
+        let mut world = UringWorld::start(config).expect("a world");
+        let address = world.listening()[0].1;
+        let mut seeds = world.take_seeds();
+        let second = seeds.pop().expect("two");
+        let first = seeds.pop().expect("two");
+        let echo = std::thread::spawn(move || {
+            let (mut io, mut out) = (first.into_io().expect("a ring"), Vec::new());
+            loop {
+                io.turn(None, &mut out).expect("a turn");
+                for completion in out.drain(..) {
+                    match completion {
+                        Completion::Accepted { stream, .. } => io.receive(stream),
+                        Completion::Received { stream, data } => {
+                            let mut bufs = io.send_bufs();
+                            bufs.push(Bytes::copy_from_slice(&data));
+                            io.send(stream, bufs);
+                        }
+                        Completion::Closed { .. } => return,
+                        _ => {}
+                    }
+                }
+            }
+        });
+        let ask = std::thread::spawn(move || {
+            let (mut io, mut out, mut spans) = (second.into_io().expect("a ring"), Vec::new(), Vec::new());
+            io.dial(Dial {
+                token: Token(0),
+                address: address.to_string(),
+                request: Bytes::from_static(STREAM),
+                timeout: PATIENCE,
+            });
+            let (ping, mut start) = (Bytes::from_static(&[1; 64]), Instant::now());
+            while spans.len() < 20_000 {
+                io.turn(None, &mut out).expect("a turn");
+                for completion in out.drain(..) {
+                    let stream = match completion {
+                        Completion::Dialed { result, .. } => {
+                            let stream = result.expect("connected").stream;
+                            io.receive(stream);
+                            stream
+                        }
+                        Completion::Received { stream, .. } => {
+                            spans.push(start.elapsed());
+                            stream
+                        }
+                        _ => continue,
+                    };
+                    start = Instant::now();
+                    let mut bufs = io.send_bufs();
+                    bufs.push(ping.clone());
+                    io.send(stream, bufs);
+                }
+            }
+            spans
+        });
+        let spans = ask.join().expect("asked");
+        echo.join().expect("echoed");
+        println!("round trip, spin {spin:?}: p50 {:?}, p99 {:?}", quantile(spans.clone(), 0.5), quantile(spans, 0.99));
+    }
 }
