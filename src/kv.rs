@@ -121,13 +121,11 @@ impl Kv {
         // An interval that ends before it begins has no keys; the map would rather panic.
         if end.is_empty() || start < end {
             let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
-            let mut count = 0;
-            for (key, item) in self.items.range::<[u8], _>((Bound::Included(start), upper)) {
+            for ((key, item), count) in self.items.range::<[u8], _>((Bound::Included(start), upper)).zip(0_u32..) {
                 if limit != 0 && count == limit || !pairs.push(key, &item.value, item.mod_revision) {
                     more = true;
                     break;
                 }
-                count += 1;
             }
         }
         pairs.finish(self.revision, more);
@@ -174,7 +172,7 @@ impl StateMachine for Kv {
         self.snapshot = None;
     }
 
-    fn restore<'a>(&mut self, chunks: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(), RestoreError> {
+    fn restore(&mut self, chunks: &mut dyn Iterator<Item = &[u8]>) -> Result<(), RestoreError> {
         let (revision, items) = snapshot::read(chunks)?;
         *self = Kv { revision, items, snapshot: None };
         Ok(())

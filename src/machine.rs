@@ -38,7 +38,7 @@ pub trait StateMachine: Send {
     /// # Errors
     /// If they are not a whole snapshot. The state is then as it was before.
     /// A snapshot under way is cancelled by a restore that succeeds.
-    fn restore<'a>(&mut self, chunks: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(), RestoreError>;
+    fn restore(&mut self, chunks: &mut dyn Iterator<Item = &[u8]>) -> Result<(), RestoreError>;
 
     /// A number that is equal on nodes of equal state, however they came to it. May walk the whole state.
     fn digest(&self) -> u64;

@@ -199,3 +199,64 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../docs/client-protocol.md");
+
+    /// The bytes of the examples of the page, in order.
+    fn examples() -> Vec<Vec<u8>> {
+        let blocks = PAGE.split("```hex\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+        let line = |line: &str| line.split('#').next().unwrap().split_whitespace().map(byte).collect::<Vec<u8>>();
+        blocks.map(|block| block.lines().flat_map(line).collect()).collect()
+    }
+
+    fn byte(digits: &str) -> u8 {
+        u8::from_str_radix(digits, 16).unwrap()
+    }
+
+    fn reply(id: u64, answer: Answer<'_>) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        let start = begin_frame(&mut out);
+        answer.encode(&mut out);
+        finish_frame(&mut out, start, id);
+        out.to_vec()
+    }
+
+    fn request(id: u64, request: Request<'_>) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        encode_request(&mut out, id, &request);
+        out.to_vec()
+    }
+
+    #[test]
+    fn the_page_tells_the_truth() {
+        let want = [
+            request(1, Request::Write(Command::Put { key: b"k", value: b"v" })),
+            reply(1, Answer::put(2)),
+            request(7, Request::Read(Query::Get { key: b"k", serializable: false })),
+            reply(7, Answer::refusal(Op::Get as u8, Status::NotLeader, 3, "node 3 leads")),
+        ];
+        assert_eq!(examples(), want);
+        for bytes in &want {
+            let mut piece = &bytes[..];
+            let mut decoder = Decoder::new(REQUEST_BODY_MAX);
+            assert_eq!(decoder.next(&mut piece).unwrap().unwrap().bytes(), bytes);
+        }
+        for fact in [
+            format!("at most {REQUEST_BODY_MAX} in a request, {REPLY_BODY_MAX} in a reply"),
+            format!("1 to {KEY_SIZE_MAX} bytes, a value 0 to {VALUE_SIZE_MAX}"),
+            format!("Key `ringraft` is in group {} of 16", group_of(b"ringraft", 16)),
+        ] {
+            assert!(PAGE.contains(&fact), "{fact}");
+        }
+        for number in 0..=u16::MAX {
+            if let Some(status) = Status::from_u16(number).filter(|status| *status != Status::NotLeader) {
+                let name = if status == Status::Uncertain { "uncertain".into() } else { status.to_string() };
+                assert!(PAGE.contains(&format!("| {number:>6} | {name:<11} |")), "{status}");
+            }
+        }
+    }
+}

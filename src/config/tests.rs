@@ -95,7 +95,8 @@ fn a_bad_value_in_the_file_names_its_line() {
     assert_eq!(
         error,
         format!(
-            "tick = '10' ({} line 3): is not a duration; write a whole number and a unit, like 10ms (ns, us, ms, s, min, h)",
+            "tick = '10' ({} line 3): is not a duration; write a whole number and a unit, \
+             like 10ms (ns, us, ms, s, min, h)",
             file.path().display()
         )
     );

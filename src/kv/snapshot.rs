@@ -141,7 +141,7 @@ fn write_item(key: &[u8], item: &Item, out: &mut BytesMut) {
 }
 
 /// Reads a snapshot, however its bytes are cut: the revision and the keys.
-pub(super) fn read<'a>(chunks: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(u64, Items), RestoreError> {
+pub(super) fn read(chunks: &mut dyn Iterator<Item = &[u8]>) -> Result<(u64, Items), RestoreError> {
     let mut reader = Reader { chunks, piece: b"", offset: 0, crc: Hasher::new() };
     let found = reader.number()?;
     if found != FORMAT {

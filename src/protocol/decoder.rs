@@ -122,15 +122,14 @@ impl Decoder {
             self.carry.clear();
             self.carry.shrink_to(CARRY_KEEP);
         }
-        if self.carry.is_empty() {
-            if let Some(size) = self.frame_size(piece)?
-                && size <= piece.len()
-            {
-                let (bytes, rest) = piece.split_at(size);
-                *piece = rest;
-                check_crc(bytes)?;
-                return Ok(Some(Place::Piece(bytes)));
-            }
+        if self.carry.is_empty()
+            && let Some(size) = self.frame_size(piece)?
+            && size <= piece.len()
+        {
+            let (bytes, rest) = piece.split_at(size);
+            *piece = rest;
+            check_crc(bytes)?;
+            return Ok(Some(Place::Piece(bytes)));
         }
         // The header first, for it tells how many more bytes belong to the frame.
         self.carry_to(HEADER_SIZE, piece);

@@ -107,7 +107,8 @@ pub fn judge_request(head: &[u8]) -> Result<Hello, HeadError> {
 pub fn response_head(welcome: &Welcome) -> Bytes {
     let Welcome { node, shards, groups } = welcome;
     Bytes::from(format!(
-        "HTTP/1.1 200 OK\r\n{VERSION}: {PROTOCOL_VERSION}\r\n{NODE}: {node}\r\n{SHARDS}: {shards}\r\n{GROUPS}: {groups}\r\n\r\n"
+        "HTTP/1.1 200 OK\r\n{VERSION}: {PROTOCOL_VERSION}\r\n{NODE}: {node}\r\n{SHARDS}: {shards}\r\n\
+         {GROUPS}: {groups}\r\n\r\n"
     ))
 }
 
