@@ -821,12 +821,10 @@ impl<S: Storage> Raft<S> {
         }
     }
 
-    /// A snapshot takes the place of our log, unless we are beyond it.
+    /// A snapshot takes the place of our log, unless we are beyond it. It need not know of us: it may be older than the
+    /// change that made us a member, which then comes with the log. (etcd ignores such a snapshot, and is sent it again.)
     fn restore(&mut self, at: EntryId, draft: Draft) -> bool {
         if at.index <= self.log.committed {
-            return false;
-        }
-        if draft.members.iter().all(|(id, _)| *id != self.config.id) {
             return false;
         }
         if self.log.holds(at) {

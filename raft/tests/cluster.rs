@@ -287,6 +287,9 @@ impl Cluster {
             }
             for packet in std::mem::take(&mut self.network) {
                 idle = false;
+                if std::env::var_os("RINGRAFT_TRACE").is_some() {
+                    println!("{:?}", packet.message);
+                }
                 self.deliver(&packet, false);
             }
             self.check();
@@ -294,7 +297,8 @@ impl Cluster {
                 return;
             }
         }
-        panic!("the cluster does not come to rest within a tick");
+        let states: Vec<_> = self.nodes.iter().map(|node| (node.raft.status(), node.raft.conf_state())).collect();
+        panic!("the cluster does not come to rest within a tick: {states:#?} {:?}", self.network);
     }
 
     fn settle(&mut self) {

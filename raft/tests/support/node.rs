@@ -278,7 +278,8 @@ impl Node {
     /// Makes a snapshot of what is applied, and compacts the log up to there.
     pub fn compact(&mut self) {
         let at = self.machine.at;
-        if at.index <= self.disk.log.base.index || at.index > self.disk.log.last_index() || self.has_write() {
+        let replaced = self.has_write() || self.arrived.is_some();
+        if at.index <= self.disk.log.base.index || at.index > self.disk.log.last_index() || replaced {
             return;
         }
         self.disk.image = self.machine.clone();
