@@ -263,9 +263,10 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// What the head of a refusal says.
+    /// What a refusal says; a body after its head is not looked at.
     #[must_use]
-    pub fn of_refusal(head: &[u8]) -> HandshakeError {
+    pub fn of_refusal(answer: &[u8]) -> HandshakeError {
+        let head = &answer[..head_len(answer).unwrap_or(answer.len())];
         match (status(head), Lines::parse(head)) {
             (Some(code), Some((_, lines))) => HandshakeError::refused(code, &lines),
             _ => HandshakeError::Malformed,

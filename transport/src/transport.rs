@@ -568,3 +568,22 @@ impl Dice {
         crate::handshake::finalize(self.0)
     }
 }
+
+#[cfg(test)]
+impl Transport {
+    pub(crate) fn write_stream(&self, peer: PeerId, kind: StreamKind) -> Option<StreamId> {
+        let at = self.find(peer).ok()?;
+        self.peers[at].writers[kind.slot()].as_ref().map(|writer| writer.stream)
+    }
+
+    pub(crate) fn drop_read_stream(&mut self, io: &mut impl Io, peer: PeerId, kind: StreamKind) {
+        let at = self.find(peer).unwrap();
+        let stream = self.peers[at].readers[kind.slot()].stream().unwrap();
+        self.drop_stream(io, stream, PeerError::Silent);
+    }
+
+    pub(crate) fn head_place(&mut self, peer: PeerId, kind: StreamKind) -> (*const u8, usize) {
+        let at = self.find(peer).unwrap();
+        self.peers[at].writers[kind.slot()].as_mut().unwrap().head_place()
+    }
+}

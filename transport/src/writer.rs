@@ -218,6 +218,16 @@ impl StreamWriter {
     }
 }
 
+#[cfg(test)]
+impl StreamWriter {
+    /// Where the memory for headers begins once the last send is over, and how much it is.
+    pub(crate) fn head_place(&mut self) -> (*const u8, usize) {
+        assert!(self.in_flight.is_none() && self.head.is_empty());
+        self.head.reserve(HEAD_SIZE);
+        (self.head.as_ptr(), self.head.capacity())
+    }
+}
+
 /// What is left of the bounds of one send.
 struct Room {
     payload: usize,
@@ -228,19 +238,25 @@ struct Room {
 impl Room {
     /// Whether an item, and a header before it, still fits.
     fn fits(&self, item: &Queued) -> bool {
-        item.body_len() <= self.payload && HEADER + head_cost(item) <= self.head && item.runs < self.bufs
+        item.body_len() <= self.payload && HEADER + head_cost(item) <= self.head && pieces(item) <= self.bufs
     }
 
     fn take(&mut self, item: &Queued) {
         // The first message of a send may exceed the payload, never the rest.
         self.payload = self.payload.saturating_sub(item.body_len());
         self.head -= head_cost(item);
-        self.bufs -= item.runs + 1;
+        self.bufs -= pieces(item);
     }
 }
 
+/// Bytes that an item takes in the memory for headers: all but its gathered pieces.
 fn head_cost(item: &Queued) -> usize {
-    item.head_len() + copied(item) + 8
+    item.body_len() - (item.run_bytes - copied(item))
+}
+
+/// Pieces that an item adds to a send: its own, and the header bytes before them.
+fn pieces(item: &Queued) -> usize {
+    if item.runs == 0 || copied(item) > 0 { 0 } else { item.runs + 1 }
 }
 
 /// How many bytes of an item's pieces are copied instead of gathered.
