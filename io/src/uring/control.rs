@@ -290,12 +290,14 @@ impl Control {
         end: Time,
     ) -> Result<(Connection, Bytes), DialError> {
         let mut last = DialError::Io(io::ErrorKind::AddrNotAvailable);
-        for address in self.resolve(address, end).await? {
-            let left = end.since(sys::clock());
+        let addresses = self.resolve(address, end).await?;
+        for (address, others) in addresses.iter().zip((1..=addresses.len()).rev()) {
+            // One that does not answer leaves time for the others.
+            let left = end.since(sys::clock()) / u32::try_from(others).unwrap_or(u32::MAX);
             if left.is_zero() {
                 return Err(DialError::Io(io::ErrorKind::TimedOut));
             }
-            let connection = match Connection::to(address) {
+            let connection = match Connection::to(*address) {
                 Ok(connection) => connection,
                 Err(error) => {
                     last = DialError::Io(error.kind());

@@ -97,6 +97,8 @@ impl Ring {
     pub(super) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.sq.sync();
         let queued = u32::try_from(self.sq.len()).expect("a queue has fewer than 2^32 entries");
+        // What waits for room in the queue must not wait for completions, which may depend on it.
+        let want = if self.backlog.is_empty() { want } else { 0 };
         let span = sys::timespec(timeout.unwrap_or_default());
         let args = if timeout.is_some() { SubmitArgs::new().timespec(&span) } else { SubmitArgs::new() };
         // SAFETY: `args` and `span` live on our stack for the whole call; the entries were vouched for in `push`.

@@ -1,7 +1,7 @@
 //! Waking a shard: what other threads want of it, and whether it has to be pulled out of its wait.
 //!
-//! A waker first sets a bit, then looks at `parked`. A shard first sets `parked`, then looks at the bits. Both pairs are
-//! sequentially consistent, so at least one of them sees the other: either the shard does not wait, or the waker
+//! A waker first sets a bit, then looks at `parked`. A shard first sets `parked`, then looks at the bits. Both pairs
+//! are sequentially consistent, so at least one of them sees the other: either the shard does not wait, or the waker
 //! kicks it. A kick says nothing by itself; it only ends a wait.
 
 use std::fmt;

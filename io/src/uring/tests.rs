@@ -743,6 +743,59 @@ fn writes_are_durable_and_read_back() {
 }
 
 #[test]
+fn small_queues_overflow_without_loss() {
+    if !permitted() {
+        return;
+    }
+    let dir = directory();
+    let mut a = Node::start(UringConfig { sq_entries: 4, cq_entries: 8, ..UringConfig::new(1) });
+    let file = a.io.create_zeroed(&dir.path().join("segment"), 1 << 20).expect("created");
+    for n in 0..200 {
+        a.io.write(file, n * 4096, AlignedBuf::zeroed(4096), Token(n));
+    }
+    let mut tokens = std::collections::BTreeSet::new();
+    while tokens.len() < 200 {
+        let until = a.io.now() + PATIENCE;
+        a.io.turn(Some(until), &mut a.got).expect("a turn");
+        assert!(a.io.now() < until, "{} writes have ended", tokens.len());
+        for completion in a.got.drain(..) {
+            match completion {
+                Completion::Written { token, result: Ok(()), .. } => assert!(tokens.insert(token)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_busy_ring_can_be_dropped() {
+    if !permitted() {
+        return;
+    }
+    let dir = directory();
+    let (mut a, mut b, x, y) = pair(config());
+    let file = a.io.create_zeroed(&dir.path().join("segment"), 1 << 20).expect("created");
+    let big = Bytes::from(vec![7; 64 << 20]);
+    a.io.receive(x);
+    a.io.send(x, vec![big.clone()]);
+    a.turn();
+    for n in 0..256 {
+        a.io.write(file, n * 4096, AlignedBuf::zeroed(4096), Token(n));
+    }
+    a.io.job(Job::Load { path: dir.path().join("none") }, Token(1));
+    let start = Instant::now();
+    drop(a.io);
+    assert!(start.elapsed() < Duration::from_secs(4), "took {:?}", start.elapsed());
+    assert!(big.is_unique(), "the buffers were dropped");
+    b.io.receive(y);
+    wait(|| {
+        b.turn();
+        b.pieces();
+        b.closed(y)
+    });
+}
+
+#[test]
 fn removed_files_are_closed() {
     if !permitted() {
         return;
