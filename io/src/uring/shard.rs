@@ -1,4 +1,8 @@
-//! A shard's ring behind the trait: what is asked becomes entries, what completes becomes completions.
+//! A shard's ring behind the trait: what is asked becomes entries, and a turn gives them to the kernel.
+
+mod completing;
+mod op;
+mod spin;
 
 use std::fmt;
 use std::fs::File;
@@ -11,24 +15,26 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bytes::Bytes;
-use io_uring::{cqueue, opcode, squeue, types};
+use io_uring::{opcode, squeue, types};
 
+use self::op::{Op, WriteOp};
+use self::spin::Spin;
 use super::control::{Command, ControlHandle};
 use super::error::UringError;
 use super::files;
-use super::jobs::{Jobs, Outcome};
+use super::jobs::Jobs;
 use super::open_files::OpenFiles;
 use super::recv_pool::{self, RecvPool};
 use super::ring::Ring;
 use super::send::SendOp;
-use super::signal::{MAIL, Signal, WOKEN};
+use super::signal::{Signal, WOKEN};
 use super::slots::{Key, Slots};
 use super::streams::{Handle, Streams, Table};
 use super::sys;
 use super::world::{Mail, Mailbox, Permit, Tuning};
 use crate::{
-    AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, DialError, Dialed, FileId, FileInfo, Io, Job, JobOutput,
-    LockError, SendFile, ShardNo, StreamId, Time, Token,
+    AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, DialError, FileId, FileInfo, Io, Job, LockError, SendFile,
+    ShardNo, StreamId, Time, Token,
 };
 
 /// Set in the user data of entries that own no slot.
@@ -46,55 +52,6 @@ const SPARE_MAX: usize = 256;
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Letters of the mailbox handed out per turn at most.
 const MAIL_PER_TURN_MAX: usize = 1024;
-
-/// An operation in the kernel's hands, with everything of ours that it touches.
-enum Op {
-    Receive(StreamId),
-    Send(Box<SendOp>),
-    Write(WriteOp),
-    /// Waits for a kick from a plain thread; the kernel reads the event's count into the box.
-    Event(#[expect(dead_code, reason = "held for the kernel, which alone looks at it")] Box<[u8; 8]>),
-}
-
-/// A durable write in flight.
-struct WriteOp {
-    file: FileId,
-    token: Token,
-    buf: AlignedBuf,
-    offset: u64,
-    done: usize,
-}
-
-impl WriteOp {
-    /// The entry that writes what is left. It points into `self.buf`, whose memory does not move with `self`.
-    fn entry(&self, handle: Handle) -> squeue::Entry {
-        let left = &self.buf[self.done..];
-        // A longer write would come back short anyway.
-        let len = u32::try_from(left.len()).unwrap_or(1 << 30);
-        let offset = self.offset + u64::try_from(self.done).expect("a length in memory");
-        let write = match handle {
-            Handle::Fixed(n) => opcode::Write::new(types::Fixed(n), left.as_ptr(), len),
-            Handle::Plain(fd) => opcode::Write::new(types::Fd(fd), left.as_ptr(), len),
-        };
-        write.offset(offset).rw_flags(libc::RWF_DSYNC).build()
-    }
-}
-
-/// How long to look around before waiting: longer while that pays, shorter while it does not.
-struct Spin {
-    max: Duration,
-    now: Duration,
-}
-
-impl Spin {
-    fn hit(&mut self) {
-        self.now = (self.now * 2).min(self.max);
-    }
-
-    fn miss(&mut self) {
-        self.now = (self.now / 2).max(self.max / 16);
-    }
-}
 
 /// One shard's io_uring. Made by [`UringSeed::into_io`](super::UringSeed::into_io) on the thread that uses it.
 pub struct Uring {
@@ -312,187 +269,6 @@ impl Uring {
         if self.streams.open(id).is_some() {
             out.push(Completion::Closed { stream: id, reason });
             self.shut(id);
-        }
-    }
-
-    // ---- completing ----
-
-    fn reap(&mut self, out: &mut Vec<Completion>) -> io::Result<()> {
-        loop {
-            while let Some(entry) = self.ring.next() {
-                self.complete(&entry, out);
-            }
-            if !self.ring.overflowed() {
-                return Ok(());
-            }
-            self.ring.enter(0, None)?;
-        }
-    }
-
-    fn complete(&mut self, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
-        let (data, result) = (entry.user_data(), entry.result());
-        if data & SLOTLESS != 0 {
-            if result < 0 {
-                self.slotless_failed(data & !u64::from(u32::MAX), data & u64::from(u32::MAX));
-            }
-            return;
-        }
-        let key = Key::from_bits(data);
-        let more = cqueue::more(entry.flags());
-        if more {
-            match self.slots.get_mut(key).expect("a completion finds its slot") {
-                Op::Receive(id) => {
-                    let id = *id;
-                    self.received(id, entry, out);
-                }
-                _ => unreachable!("only receives complete more than once"),
-            }
-            return;
-        }
-        match self.slots.remove(key).expect("a completion finds its slot") {
-            Op::Receive(id) => self.receive_ended(id, entry, out),
-            Op::Send(op) => self.send_ended(op, result, out),
-            Op::Write(op) => self.write_ended(op, result, out),
-            Op::Event(_) => self.listen_for_kicks(),
-        }
-    }
-
-    fn slotless_failed(&mut self, kind: u64, number: u64) {
-        match kind {
-            // The other shard must not sleep on because of that.
-            KICKING => self.signals[usize::try_from(number).expect("32 bits fit")].kick(),
-            // A receive cannot be found while the kernel moves it from one of its lists to another.
-            CANCEL => {
-                let Some(key) = self.slots.current(number) else { return };
-                if let Some(Op::Receive(id)) = self.slots.get_mut(key)
-                    && let Some(stream) = self.streams.get(*id)
-                    && stream.cancelling
-                {
-                    self.cancel(key);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn received(&mut self, id: StreamId, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
-        let len = usize::try_from(entry.result()).unwrap_or(0);
-        let Some(buffer) = cqueue::buffer_select(entry.flags()) else {
-            assert_eq!(len, 0, "received bytes lie in a provided buffer");
-            return;
-        };
-        let open = self.streams.open(id).is_some();
-        self.pool.take(buffer, len, |data| {
-            if open {
-                out.push(Completion::Received { stream: id, data });
-            }
-        });
-    }
-
-    fn receive_ended(&mut self, id: StreamId, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
-        self.received(id, entry, out);
-        let stream = self.streams.get(id).expect("a stream stays while something is in flight on it");
-        stream.receiving = None;
-        stream.cancelling = false;
-        if stream.closing {
-            return self.release(id);
-        }
-        let result = entry.result();
-        match -result {
-            0 => self.end(id, CloseReason::Eof, out),
-            libc::ENOBUFS => {
-                stream.starved = true;
-                self.starved.push(id);
-            }
-            // Paused, or interrupted for reasons of the kernel: go on if wanted.
-            libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.arm(id),
-            errno if errno > 0 => self.end(id, CloseReason::Error(kind(errno)), out),
-            _ => self.arm(id),
-        }
-    }
-
-    fn send_ended(&mut self, mut op: Box<SendOp>, result: i32, out: &mut Vec<Completion>) {
-        let id = op.stream;
-        let stream = self.streams.get(id).expect("a stream stays while something is in flight on it");
-        stream.sending = None;
-        if stream.closing {
-            self.recycle(op);
-            return self.release(id);
-        }
-        match usize::try_from(result) {
-            Ok(0) => {
-                self.recycle(op);
-                self.end(id, CloseReason::Error(io::ErrorKind::WriteZero), out);
-            }
-            Ok(sent) => {
-                if op.advance(sent) {
-                    out.push(Completion::Sent { stream: id, bytes: op.total });
-                    self.recycle(op);
-                } else {
-                    self.submit_send(op);
-                }
-            }
-            // Nothing was taken; nothing is wrong with the stream.
-            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => self.submit_send(op),
-            Err(_) => {
-                self.recycle(op);
-                self.end(id, CloseReason::Error(kind(-result)), out);
-            }
-        }
-    }
-
-    fn write_ended(&mut self, mut op: WriteOp, result: i32, out: &mut Vec<Completion>) {
-        let result = match after_write(op.buf.len() - op.done, result) {
-            Ok(0) => Ok(()),
-            Ok(left) => {
-                op.done = op.buf.len() - left;
-                return self.submit_write(op);
-            }
-            Err(error) => Err(error),
-        };
-        self.files.end_write(&self.ring.submitter, &mut self.table, op.file);
-        out.push(Completion::Written { file: op.file, token: op.token, buf: op.buf, result });
-    }
-
-    fn take_signals(&mut self, out: &mut Vec<Completion>) {
-        let bits = self.signal().take();
-        if bits & WOKEN != 0 {
-            out.push(Completion::Woken);
-        }
-        if bits & MAIL != 0 {
-            for _ in 0..MAIL_PER_TURN_MAX {
-                let Ok(mail) = self.mail.try_recv() else { return };
-                let completion = self.open_mail(mail);
-                out.push(completion);
-            }
-            // There may be more: do not wait before having looked.
-            self.signal().raise(MAIL);
-        }
-    }
-
-    fn open_mail(&mut self, mail: Mail) -> Completion {
-        match mail {
-            Mail::Accepted { fd, permit, greeting } => {
-                Completion::Accepted { stream: self.adopt(fd, Some(permit)), greeting }
-            }
-            Mail::Dialed { token, result } => {
-                let result = result.map(|(fd, response)| Dialed { stream: self.adopt(fd, None), response });
-                Completion::Dialed { token, result }
-            }
-            Mail::FileSent { token, result } => Completion::FileSent { token, result },
-            Mail::FileReceived { greeting, path } => Completion::FileReceived { greeting, path },
-            Mail::JobDone { token, result } => {
-                let result = result.map(|outcome| match outcome {
-                    Outcome::Done => JobOutput::Done,
-                    Outcome::Opened(file) => JobOutput::Opened(self.adopt_file(file)),
-                    Outcome::Loaded(bytes) => JobOutput::Loaded(bytes),
-                    Outcome::Removed(identity) => {
-                        self.files.removed(&self.ring.submitter, &mut self.table, identity);
-                        JobOutput::Done
-                    }
-                });
-                Completion::JobDone { token, result }
-            }
         }
     }
 
@@ -740,37 +516,5 @@ impl Uring {
 impl fmt::Debug for Uring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Uring(shard {}, {} operations in flight)", self.shard, self.slots.len())
-    }
-}
-
-/// How many of `left` bytes a durable write must still write after the kernel said `result`.
-fn after_write(left: usize, result: i32) -> io::Result<usize> {
-    let Ok(written) = usize::try_from(result) else { return Err(io::Error::from_raw_os_error(-result)) };
-    assert!(written <= left, "wrote {written} of {left} bytes");
-    // What is not a whole block is written again.
-    let whole = written - written % BLOCK_ALIGN;
-    if whole == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(left - whole) }
-}
-
-fn kind(errno: i32) -> io::ErrorKind {
-    io::Error::from_raw_os_error(errno).kind()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_writes_go_on_or_fail() {
-        for (left, result, want) in [
-            (8192, 8192, Ok(0)),
-            (8192, 4096, Ok(4096)),
-            (8192, 8191, Ok(4096)),
-            (8192, 512, Err(io::ErrorKind::WriteZero)),
-            (8192, 0, Err(io::ErrorKind::WriteZero)),
-            (8192, -libc::ENOSPC, Err(io::ErrorKind::StorageFull)),
-        ] {
-            assert_eq!(after_write(left, result).map_err(|error| error.kind()), want, "{result} of {left}");
-        }
     }
 }
