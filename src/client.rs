@@ -35,6 +35,8 @@ pub struct ClientOptions {
     pub request_timeout: Duration,
     /// Most requests under way; further ones end at once with [`ClientError::Full`].
     pub requests_max: usize,
+    /// Most bytes in them; further ones end at once with [`ClientError::Full`].
+    pub request_bytes_max: usize,
     /// Between attempts, when there is no node that would do better at once.
     pub retry_pause: Duration,
 }
@@ -45,6 +47,7 @@ impl Default for ClientOptions {
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(10),
             requests_max: 16 * 1024,
+            request_bytes_max: 256 << 20,
             retry_pause: Duration::from_millis(20),
         }
     }
@@ -56,7 +59,7 @@ pub enum ClientError {
     /// Not sent: it breaks a rule.
     #[error("{0}")]
     Request(#[from] RequestError),
-    /// Not sent: as many requests are under way as the client allows.
+    /// Not sent: as many requests, or bytes in them, are under way as the client allows.
     #[error("{0} requests are under way already; wait for some of them")]
     Full(usize),
     /// Not done: no endpoint could be reached, or none that serves; the last reason.
@@ -122,7 +125,7 @@ impl Client {
             options,
             groups,
             routes: Mutex::new(routes),
-            requests: Arc::new(AtomicUsize::new(0)),
+            load: Arc::new(Load::default()),
             jobs: Mutex::new(sender),
         });
         let weak = Arc::downgrade(&shared);
@@ -144,21 +147,18 @@ impl Client {
     }
 
     /// Sets `key` to `value`; gives the revision.
-    #[must_use]
     pub fn put(&self, key: &[u8], value: &[u8]) -> Pending<u64> {
         let pending = self.shared.submit(&[Request::Write(Command::Put { key, value })]);
         Pending::new(pending, 0, results::put)
     }
 
     /// The value of `key`, if it has one.
-    #[must_use]
     pub fn get(&self, key: &[u8]) -> Pending<Option<Value>> {
         let serializable = self.serializable;
         Pending::new(self.shared.submit(&[Request::Read(Query::Get { key, serializable })]), 0, results::get)
     }
 
     /// Removes `key`.
-    #[must_use]
     pub fn delete(&self, key: &[u8]) -> Pending<Deleted> {
         Pending::new(self.shared.submit(&[Request::Write(Command::Delete { key })]), 0, results::delete)
     }
@@ -166,7 +166,6 @@ impl Client {
     /// The pairs from `start` on (empty: from the first) and before `end` (empty: to the last), in order; at most
     /// `limit` of them (0: what the replies hold). Every group answers for itself: the pairs of different groups may
     /// show different moments.
-    #[must_use]
     pub fn range(&self, start: &[u8], end: &[u8], limit: u32) -> Pending<RangeResult> {
         let serializable = self.serializable;
         let groups = u32::try_from(self.shared.groups).unwrap_or(u32::MAX);
@@ -176,7 +175,6 @@ impl Client {
     }
 
     /// What the node that is asked by default says about itself.
-    #[must_use]
     pub fn status(&self) -> Pending<NodeStatus> {
         Pending::new(self.shared.submit(&[Request::Status]), 0, results::status)
     }
@@ -189,9 +187,35 @@ struct Shared {
     options: ClientOptions,
     groups: u64,
     routes: Mutex<Routes>,
-    /// How many requests are under way.
-    requests: Arc<AtomicUsize>,
+    load: Arc<Load>,
     jobs: Mutex<mpsc::Sender<Job>>,
+}
+
+/// What is under way.
+#[derive(Default, Debug)]
+struct Load {
+    requests: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Load {
+    /// Adds to it, if that stays within the bounds; else the number of requests there are.
+    fn add(&self, requests: usize, bytes: usize, options: &ClientOptions) -> Result<(), usize> {
+        let requests_before = self.requests.fetch_add(requests, Ordering::Relaxed);
+        let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = requests_before + requests <= options.requests_max
+            && bytes_before.saturating_add(bytes) <= options.request_bytes_max;
+        if fits {
+            return Ok(());
+        }
+        self.remove(requests, bytes);
+        Err(requests_before)
+    }
+
+    fn remove(&self, requests: usize, bytes: usize) {
+        self.requests.fetch_sub(requests, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Where requests go.
@@ -217,12 +241,22 @@ struct Call {
     attempts: u32,
     slot: Arc<Slot>,
     part: usize,
-    requests: Arc<AtomicUsize>,
+    load: Arc<Load>,
+    /// It counts no longer.
+    released: bool,
 }
 
 impl Call {
-    fn finish(self, result: Result<Reply, ClientError>) {
+    /// Makes room before the result is out: who has it may send the next request at once.
+    fn finish(mut self, result: Result<Reply, ClientError>) {
+        self.release();
         self.slot.set(self.part, result);
+    }
+
+    fn release(&mut self) {
+        if !std::mem::replace(&mut self.released, true) {
+            self.load.remove(1, self.free.len());
+        }
     }
 
     /// What it means that no answer has come.
@@ -233,7 +267,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.requests.fetch_sub(1, Ordering::Relaxed);
+        self.release();
         self.slot.set(self.part, Err(ClientError::Closed));
     }
 }
@@ -241,28 +275,28 @@ impl Drop for Call {
 impl Shared {
     /// Sends requests whose replies together make one result.
     fn submit(&self, requests: &[Request<'_>]) -> Result<Arc<Slot>, ClientError> {
+        let mut encoded = Vec::with_capacity(requests.len());
         for request in requests {
             request.check()?;
-        }
-        let before = self.requests.fetch_add(requests.len(), Ordering::Relaxed);
-        if before + requests.len() > self.options.requests_max {
-            self.requests.fetch_sub(requests.len(), Ordering::Relaxed);
-            return Err(ClientError::Full(before));
-        }
-        let slot = Arc::new(Slot::new(requests.len()));
-        let deadline = Instant::now() + self.options.request_timeout;
-        for (part, request) in requests.iter().enumerate() {
             let mut free = BytesMut::new();
             request.encode(&mut free);
+            encoded.push(free.freeze());
+        }
+        let bytes = encoded.iter().map(Bytes::len).sum();
+        self.load.add(requests.len(), bytes, &self.options).map_err(ClientError::Full)?;
+        let slot = Arc::new(Slot::new(requests.len()));
+        let deadline = Instant::now() + self.options.request_timeout;
+        for ((request, free), part) in requests.iter().zip(encoded).zip(0..) {
             self.dispatch(Call {
-                free: free.freeze(),
+                free,
                 is_write: request.op().is_write(),
                 group: request.group(self.groups),
                 deadline,
                 attempts: 0,
                 slot: slot.clone(),
                 part,
-                requests: self.requests.clone(),
+                load: self.load.clone(),
+                released: false,
             });
         }
         Ok(slot)

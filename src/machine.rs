@@ -33,11 +33,11 @@ pub trait StateMachine: Send {
     fn snapshot_cancel(&mut self);
 
     /// Replaces the state by that of a snapshot. The pieces together are the bytes that
-    /// [`snapshot_chunk`](StateMachine::snapshot_chunk) gave; they may be cut in other places.
+    /// [`snapshot_chunk`](StateMachine::snapshot_chunk) gave; they may be cut in other places. A
+    /// snapshot under way is cancelled.
     ///
     /// # Errors
     /// If they are not a whole snapshot. The state is then as it was before.
-    /// A snapshot under way is cancelled by a restore that succeeds.
     fn restore(&mut self, chunks: &mut dyn Iterator<Item = &[u8]>) -> Result<(), RestoreError>;
 
     /// A number that is equal on nodes of equal state, however they came to it. May walk the whole state.

@@ -126,6 +126,11 @@ impl Link {
         Ok(())
     }
 
+    /// Whether it takes no more calls.
+    pub(super) fn is_broken(&self) -> bool {
+        self.state().broken
+    }
+
     /// Ends the connection; the reader sees to what is under way.
     pub(super) fn close(&self) {
         // It may be closed already.

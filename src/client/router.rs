@@ -73,7 +73,8 @@ fn place(shared: &Arc<Shared>, job: Job) -> Option<Job> {
 }
 
 fn connected(shared: &Arc<Shared>, endpoint: usize) -> Result<Arc<link::Link>, String> {
-    if let Some(link) = shared.routes().links[endpoint].clone() {
+    // One that broke before it was in its place is still there.
+    if let Some(link) = shared.routes().links[endpoint].clone().filter(|link| !link.is_broken()) {
         return Ok(link);
     }
     let dialed = link::dial(&shared.endpoints[endpoint], shared.options.connect_timeout)?;

@@ -218,6 +218,37 @@ fn a_write_without_answer_is_uncertain_and_not_repeated() {
 }
 
 #[test]
+fn connects_again() {
+    let node = start(1, &state(), Mood::Close);
+    let client = Client::connect(&[&node.address], options()).unwrap();
+    for _ in 0..5 {
+        *node.mood.lock().unwrap() = Mood::Close;
+        assert_eq!(client.put(b"k", b"v").wait(), Err(ClientError::Uncertain));
+        *node.mood.lock().unwrap() = Mood::Serve;
+        client.put(b"k", b"v").wait().unwrap();
+    }
+}
+
+#[test]
+fn many_threads_share_a_client() {
+    let node = start(1, &state(), Mood::Serve);
+    let client = Client::connect(&[&node.address], options()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let client = client.clone();
+            scope.spawn(move || {
+                for number in 0..50_u8 {
+                    client.put(&[thread, number], &[number]).wait().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(client.range(b"", b"", 0).wait().unwrap().pairs.len(), 200);
+    assert_eq!(client.shared.load.requests.load(Ordering::SeqCst), 0);
+    assert_eq!(client.shared.load.bytes.load(Ordering::SeqCst), 0);
+}
+
+#[test]
 fn what_nobody_serves_ends_in_time_with_a_reason() {
     let node = start(1, &state(), Mood::Refuse(Status::NoLeader, 0));
     let client = Client::connect(&[&node.address], short()).unwrap();
@@ -236,6 +267,9 @@ fn requests_under_way_are_bounded_and_end_with_the_client() {
     assert_eq!(client.range(b"", b"", 0).wait(), Err(ClientError::Full(2)));
     let last = client.get(b"k");
     assert_eq!(client.get(b"k").wait(), Err(ClientError::Full(3)));
+    let few_bytes = ClientOptions { request_bytes_max: 100, ..options() };
+    let small = Client::connect(&[&node.address], few_bytes).unwrap();
+    assert_eq!(small.put(b"k", &[0; 100]).wait(), Err(ClientError::Full(0)));
     drop(client);
     assert_eq!(put.wait(), Err(ClientError::Uncertain));
     assert!(get.wait().is_err() && last.wait().is_err());
