@@ -1,2 +1,22 @@
-//! Skeleton.
+//! The log engine: one write-ahead log per shard, shared by many raft groups.
+//!
+//! Segments of a fixed size are written once with zeros, then overwritten and recycled. A batch (all that all groups
+//! appended in a turn) is one block, one write and one sync; two are in flight, the third fills meanwhile. See
+//! [`Engine`] for how a shard drives it.
 #![forbid(unsafe_code)]
+
+mod config;
+mod engine;
+mod error;
+mod group;
+mod group_log;
+pub mod snapshot;
+mod wal;
+
+pub use config::Config;
+pub use engine::{BatchNo, Engine, RecoveryReport, Stats, Write};
+pub use error::{EngineError, ReadError, Reason, Refusal, StageError};
+pub use group_log::GroupLog;
+pub use wal::block::BlockError;
+pub use wal::recovery::Cut;
+pub use wal::section::{MEMBERS_MAX, SectionError};

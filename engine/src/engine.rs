@@ -1,0 +1,735 @@
+//! The engine: the log of one shard, driven by its loop.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Completion, Io, Token};
+use ringraft_raft::record::Records;
+use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, Storage, StorageError};
+
+use crate::config::Config;
+use crate::error::{EngineError, ReadError};
+use crate::group::{Group, Run, Runs};
+use crate::group_log::{GroupLog, Unsaid};
+use crate::wal::pool::Pool;
+use crate::wal::recovery::{Cut, Found, Recovered, recover};
+use crate::wal::section::{self, Parts};
+use crate::wal::segment::{Chain, File, Segment};
+use crate::wal::writer::{Writer, checkpoint};
+
+/// Number of a batch: everything appended to it is durable once [`Engine::complete`] has given this number or a higher
+/// one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct BatchNo(pub u64);
+
+/// What one group writes in one turn. The payload of `entries` is what was [staged](GroupLog::stage).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Write {
+    /// The hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// Entries `entries.0 + 1 ..= entries.1`, replacing everything from `entries.0 + 1` on. Equal: none.
+    pub entries: (Index, Index),
+    /// Install this snapshot, the [set](GroupLog::set_snapshot) one, in place of the log.
+    pub snapshot: Option<EntryId>,
+}
+
+/// What was found when the log was opened.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RecoveryReport {
+    /// Groups found.
+    pub groups: usize,
+    /// Entries found.
+    pub entries: u64,
+    /// Segments of the log.
+    pub segments: usize,
+    /// Blocks read.
+    pub blocks: u64,
+    /// The last batch kept.
+    pub last_batch: BatchNo,
+    /// The torn tail, if there was one.
+    pub cut: Option<Cut>,
+    /// Blocks that were written once more, because nothing attested that they were durable.
+    pub rewritten: usize,
+    /// How often this log was opened.
+    pub epoch: u64,
+}
+
+/// Numbers about a running engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Groups.
+    pub groups: usize,
+    /// Segments in use.
+    pub segments: usize,
+    /// Files ready for reuse.
+    pub segments_free: usize,
+    /// Files that wait until nobody reads through their mapping.
+    pub segments_retired: usize,
+    /// The last batch begun.
+    pub last_batch: BatchNo,
+    /// Everything up to this batch is durable.
+    pub durable: BatchNo,
+    /// Bytes of full batches that wait.
+    pub queue_bytes: usize,
+    /// Writes in flight.
+    pub inflight: usize,
+    /// Bytes of entries in memory.
+    pub cached_bytes: u64,
+    /// Bytes written since the log was opened.
+    pub written_bytes: u64,
+    /// Batches written since the log was opened.
+    pub written_batches: u64,
+}
+
+/// The log of one shard: many groups in one sequence of batches.
+///
+/// One turn: [`complete`](Engine::complete) what has ended, [`GroupLog::stage`] and [`append`](Engine::append) what every
+/// group writes, [`read`](Engine::read) what followers are sent, [`submit`](Engine::submit) once.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    groups: Vec<Group>,
+    slots: HashMap<GroupId, usize>,
+    checkpoint_bytes: usize,
+    chain: Chain,
+    pool: Pool,
+    writer: Writer,
+    tokens: Tokens,
+    cached_bytes: u64,
+    failed: Option<EngineError>,
+}
+
+/// Makes the engine's tokens.
+#[derive(Debug)]
+struct Tokens {
+    base: u64,
+    mask: u64,
+    next: u64,
+}
+
+impl Tokens {
+    fn next(&mut self) -> Token {
+        // The bits of the mask are filled with ones, so that counting carries over them.
+        self.next = (self.next | self.mask).wrapping_add(1);
+        Token(self.base | self.next & !self.mask)
+    }
+}
+
+impl Engine {
+    /// Locks the directory, finds the log in it (an empty directory is an empty log) and makes what was found durable.
+    /// *Blocking*: before the first turn, with nothing else in flight on `io`. The logs come sorted by group.
+    ///
+    /// # Errors
+    /// [`EngineError::Config`], [`EngineError::Lock`], [`EngineError::Open`], [`EngineError::Refused`]: nothing was
+    /// changed. [`EngineError::Failed`]: the disk does not take writes.
+    pub fn open<I: Io>(
+        io: &mut I,
+        config: Config,
+    ) -> Result<(Engine, Vec<GroupLog>, RecoveryReport), EngineError> {
+        config.check()?;
+        io.lock_dir(&config.dir).map_err(|error| EngineError::Lock(Arc::new(error)))?;
+        let mut pool = Pool::new(&config);
+        let files = find(io, &config, &mut pool)?;
+        let mut recovered = recover(&config, &files, &mut |at, tail| load(io, &files[at], tail))?;
+
+        let mut report = RecoveryReport {
+            groups: recovered.groups.len(),
+            entries: recovered.entries,
+            segments: recovered.segments.len(),
+            blocks: recovered.blocks,
+            last_batch: BatchNo(recovered.last_lsn),
+            cut: recovered.cut.take(),
+            rewritten: recovered.unattested.len(),
+            epoch: recovered.epoch + 1,
+        };
+        let tail = recovered.segments.last().map(|kept| kept.file);
+        let mut tokens = Tokens { base: config.token_base, mask: config.token_mask, next: 0 };
+        rewrite(io, &files, &recovered, &mut tokens)?;
+        report.groups = recovered.groups.len();
+
+        let first_generation = recovered.generation.max(recovered.segments.last().map_or(0, |k| k.generation.into()));
+        let next_generation = u32::try_from(first_generation + 1).expect("checked when it was read");
+        let mut chain = Chain::default();
+        let mut all: Vec<Option<File>> = Vec::with_capacity(files.len());
+        for (at, file) in files.iter().enumerate() {
+            let mapped_once = recovered.mapped.contains(&at) && Some(at) != tail;
+            let (path, id) = (file.path.clone(), file.id);
+            all.push(Some(File { path, id, bytes: file.bytes, mapped_once }));
+        }
+        for kept in &recovered.segments {
+            let file = all[kept.file].take().expect("a file is one segment");
+            let mut segment = Segment::new(kept.generation, file.bytes);
+            segment.file = Some(file);
+            segment.next = kept.end;
+            segment.last_lsn = kept.last_lsn;
+            chain.push(segment);
+        }
+        for file in all.into_iter().flatten() {
+            pool.found(file);
+        }
+        let writer = Writer::new(&config, recovered.epoch + 1, recovered.last_lsn, next_generation);
+        let mut engine = Engine {
+            groups: Vec::with_capacity(recovered.groups.len()),
+            slots: HashMap::new(),
+            checkpoint_bytes: 0,
+            chain,
+            pool,
+            writer,
+            tokens,
+            cached_bytes: 0,
+            failed: None,
+            config,
+        };
+        let logs = engine.adopt(recovered.groups);
+        engine.start(io)?;
+        Ok((engine, logs, report))
+    }
+
+    /// A new group with this first membership. Touches no file: it becomes durable with its first append.
+    ///
+    /// # Errors
+    /// [`EngineError::GroupExists`], [`EngineError::TooManyGroups`].
+    pub fn create(&mut self, group: GroupId, conf: ConfState) -> Result<GroupLog, EngineError> {
+        if self.slots.contains_key(&group) {
+            return Err(EngineError::GroupExists { group });
+        }
+        let bytes = self.checkpoint_bytes + section::HEADER + section::PARTS_MAX;
+        if bytes as u64 > self.config.checkpoint_bytes_max() {
+            return Err(EngineError::TooManyGroups { groups: self.groups.len() });
+        }
+        let slot = self.groups.len();
+        let log = GroupLog::new(group, conf.clone(), slot, self.config.record_bytes_max);
+        self.groups.push(Group {
+            group,
+            said: false,
+            hard: HardState::default(),
+            base: EntryId::default(),
+            snapshot: None,
+            conf,
+            runs: Runs::default(),
+        });
+        self.checkpoint_bytes += section::HEADER + checkpoint(&self.groups[slot]).len();
+        self.slots.insert(group, slot);
+        Ok(log)
+    }
+
+    /// Whether an append of entries would be taken now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.failed.is_none() && self.room(0).is_ok()
+    }
+
+    /// Adds what a group writes to the open batch, together with what was only noted so far. Gives the number of the
+    /// batch that completes it. An empty write gives the last batch begun.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`], and [`EngineError::Busy`]: nothing was taken, what is staged stays so.
+    ///
+    /// # Panics
+    /// If the entries are not exactly those staged, or the snapshot is not the one set.
+    pub fn append(&mut self, log: &mut GroupLog, write: Write) -> Result<BatchNo, EngineError> {
+        self.alive()?;
+        if log.staged.is_empty() {
+            self.room_for_votes()?;
+        } else {
+            self.room(log.staged.iter().map(|(_, run)| run.len()).sum())?;
+        }
+        let (after, last) = write.entries;
+        let first_staged = log.staged.front().map(|(first, _)| *first);
+        if last > after {
+            assert!(first_staged == Some(after.next()) && log.last_index() == last, "entries {after}..={last} staged");
+        } else {
+            assert!(first_staged.is_none(), "what is staged is appended");
+        }
+        if let Some(id) = write.snapshot {
+            assert!(log.snapshot == Some(id), "snapshot {id} is set");
+            log.reset(id);
+        }
+        if let Some(hard) = write.hard_state {
+            log.hard = hard;
+        }
+        let before = self.groups[log.slot].runs.cached_bytes();
+        self.lay_out(log, write.hard_state.is_some(), write.snapshot.is_some());
+        self.cached_bytes = self.cached_bytes - before + self.groups[log.slot].runs.cached_bytes();
+        self.evict();
+        Ok(BatchNo(self.writer.last_lsn()))
+    }
+
+    /// Remembers a commit index, to be written with the group's next write. It never goes back.
+    pub fn note_commit(&mut self, log: &mut GroupLog, commit: Index) {
+        let commit = commit.min(log.last_index());
+        if commit > log.hard.commit {
+            log.hard.commit = commit;
+            log.unsaid.commit = true;
+        }
+    }
+
+    /// Forgets the entries up to `upto`: here at once, on the disk with the open batch. Segments that nobody needs any
+    /// more are recycled once that is durable. What lies at or below the base already is left alone.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`], [`EngineError::Busy`]: nothing was forgotten.
+    ///
+    /// # Panics
+    /// If `upto` is beyond the last index, or something is staged and not yet appended.
+    pub fn compact(&mut self, log: &mut GroupLog, upto: Index) -> Result<(), EngineError> {
+        self.alive()?;
+        if upto <= log.base.index {
+            return Ok(());
+        }
+        assert!(upto <= log.last_index(), "compaction to {upto} of {}", log.last_index());
+        assert!(log.staged.is_empty(), "what is staged is appended first");
+        self.room_for_votes()?;
+        let base = EntryId { index: upto, term: log.term(upto).expect("within the log") };
+        // Only what is committed is compacted.
+        self.note_commit(log, upto);
+        let before = self.groups[log.slot].runs.cached_bytes();
+        log.base = base;
+        self.lay_out(log, false, false);
+        self.cached_bytes = self.cached_bytes - before + self.groups[log.slot].runs.cached_bytes();
+        log.forget_upto(base);
+        self.pool.retry();
+        Ok(())
+    }
+
+    /// Starts the open batch if fewer than [`Config::batches_inflight_max`] are in flight, and whatever keeps segments
+    /// ready. Once per turn, before [`Io::turn`].
+    pub fn submit<I: Io>(&mut self, io: &mut I) {
+        if self.failed.is_some() {
+            return;
+        }
+        let tokens = &mut self.tokens;
+        let mut token = || tokens.next();
+        self.pool.maintain(io, &mut token);
+        self.writer.submit(io, &mut self.chain, &mut self.pool, &mut token);
+        self.pool.maintain(io, &mut token);
+    }
+
+    /// Takes a completion that the engine [owns](Engine::owns). Gives the number of the batch up to which all is now
+    /// durable, if that has moved.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`]: the log has ended, nothing more will become durable. [`EngineError::NoSegment`]: the log
+    /// goes on in what it has.
+    pub fn complete<I: Io>(&mut self, io: &mut I, completion: Completion) -> Result<Option<BatchNo>, EngineError> {
+        let _ = io;
+        match completion {
+            Completion::Written { token, buf, result, .. } => {
+                self.alive()?;
+                let durable = self.writer.complete(token, buf, result, &mut self.chain);
+                let durable = durable.inspect_err(|error| self.failed = Some(error.clone()))?;
+                while let Some(segment) = self.chain.pop_below(self.writer.first()) {
+                    self.pool.retire(segment);
+                }
+                self.evict();
+                Ok(durable.map(BatchNo))
+            }
+            Completion::JobDone { token, result } => self.pool.complete(token, result).map(|()| None),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a completion with this token is for [`Engine::complete`].
+    #[must_use]
+    pub fn owns(&self, token: Token) -> bool {
+        token.0 & self.config.token_mask == self.config.token_base
+    }
+
+    /// Appends the records of the entries `after + 1 ..= upto` to `out`, as runs: from the cache, or from a mapped
+    /// segment (then their checksums are verified). What is only staged is not found.
+    ///
+    /// # Errors
+    /// [`ReadError`]; `out` is as it was.
+    pub fn read<I: Io>(
+        &mut self,
+        io: &mut I,
+        log: &GroupLog,
+        after: Index,
+        upto: Index,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), ReadError> {
+        if after < log.base.index {
+            return Err(StorageError::Compacted { index: after.next(), base: log.base.index }.into());
+        }
+        let last = self.groups[log.slot].runs.last_index().unwrap_or(log.base.index);
+        if upto > last {
+            return Err(StorageError::Unavailable { index: upto, last }.into());
+        }
+        let kept = out.len();
+        let mut first = after.next();
+        let mut at = if first <= upto { self.groups[log.slot].runs.find(first) } else { 0 };
+        while first <= upto {
+            match self.piece(io, log, at, first, upto) {
+                Ok((bytes, next)) => {
+                    out.push(bytes);
+                    (first, at) = (next, at + 1);
+                }
+                Err(error) => {
+                    out.truncate(kept);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The groups that keep the oldest segment, if more than [`Config::segments_max`] are in use: make a snapshot of
+    /// these and compact them. Walks all groups: ask now and then, not every turn.
+    pub fn pinning_groups(&self) -> impl Iterator<Item = GroupId> {
+        let oldest = (self.chain.len() > self.config.segments_max).then(|| self.chain.oldest().generation);
+        let pins = move |group: &&Group| oldest.is_some() && group.runs.oldest_segment() == oldest;
+        self.groups.iter().filter(pins).map(|group| group.group)
+    }
+
+    /// Begins an empty batch if nothing is on its way and the disk does not say yet that all of it is durable; then a
+    /// damaged last batch can be told from a torn one. For quiet times, say once per tick.
+    pub fn attest(&mut self) {
+        if self.failed.is_none() && self.writer.is_idle() && !self.writer.is_attested() {
+            self.writer.begin(&mut self.chain, &self.groups);
+        }
+    }
+
+    /// Tries again to make a segment after [`EngineError::NoSegment`]. Compacting does so, too.
+    pub fn retry_segments(&mut self) {
+        self.pool.retry();
+    }
+
+    /// Numbers for people.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            groups: self.groups.len(),
+            segments: self.chain.len(),
+            segments_free: self.pool.free_files(),
+            segments_retired: self.pool.retired_files(),
+            last_batch: BatchNo(self.writer.last_lsn()),
+            durable: BatchNo(self.writer.durable()),
+            queue_bytes: self.writer.queue_bytes(),
+            inflight: self.writer.inflight(),
+            cached_bytes: self.cached_bytes,
+            written_bytes: self.writer.written_bytes,
+            written_batches: self.writer.written_batches,
+        }
+    }
+
+    fn alive(&self) -> Result<(), EngineError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether entries of so many bytes are taken.
+    fn room(&self, bytes: usize) -> Result<(), EngineError> {
+        let queued_bytes = self.writer.queue_bytes();
+        // Without another file, the rest of the segment is for votes and compactions: they are what frees segments.
+        let reserve = self.config.segment_bytes / 16;
+        let bound = || self.chain.active().file.is_some();
+        let fits = || bound() && self.writer.segment_left(&self.chain) > reserve + 2 * bytes as u64;
+        if queued_bytes > self.config.queue_bytes_max || !(self.pool.free_files() > 0 || fits()) {
+            return Err(EngineError::Busy { queued_bytes });
+        }
+        Ok(())
+    }
+
+    /// Whether a write without entries is taken.
+    fn room_for_votes(&self) -> Result<(), EngineError> {
+        let queued_bytes = self.writer.queue_bytes();
+        if queued_bytes > 2 * self.config.queue_bytes_max {
+            return Err(EngineError::Busy { queued_bytes });
+        }
+        Ok(())
+    }
+
+    /// Lays out what a group has to say, as sections of the open batch and, if it is much, of further ones.
+    fn lay_out(&mut self, log: &mut GroupLog, hard: bool, reset: bool) {
+        let group = &self.groups[log.slot];
+        let said = group.said;
+        let mut parts = Parts {
+            hard: (hard || log.unsaid.commit || !said).then_some(log.hard),
+            base: (reset || log.base != group.base).then_some(log.base),
+            snapshot: log.snapshot.filter(|_| log.unsaid.snapshot),
+            conf: None,
+            reset,
+        };
+        let mut staged = std::mem::take(&mut log.staged);
+        if log.unsaid.snapshot || !said {
+            parts.conf = Some(&log.conf);
+        }
+        if staged.is_empty() && !parts.is_empty() {
+            self.writer.reserve(section::HEADER + parts.len(), &mut self.chain, &self.groups);
+            self.writer.put(log.group(), &parts, None);
+            self.written(log, &parts);
+        }
+        while let Some((first, run)) = staged.pop_front() {
+            self.lay_out_run(log, &mut parts, first, run);
+        }
+        log.staged = staged;
+        log.unsaid = Unsaid::default();
+    }
+
+    fn lay_out_run(&mut self, log: &GroupLog, parts: &mut Parts, mut first: Index, mut run: Bytes) {
+        while !run.is_empty() {
+            let head = section::HEADER + parts.len();
+            let mut len = log.encoded_len(first);
+            let left = self.writer.reserve(head + len, &mut self.chain, &self.groups) - head;
+            let mut next = first.next();
+            let piece = if run.len() <= left {
+                next = Index(first.0 + Records::new(&run).count() as u64);
+                std::mem::take(&mut run)
+            } else {
+                while len + log.encoded_len(next) <= left {
+                    len += log.encoded_len(next);
+                    next = next.next();
+                }
+                run.split_to(len)
+            };
+            let records = u32::try_from(next.0 - first.0).expect("records of one block");
+            let place = self.writer.put(log.group(), parts, Some((first.prev(), records, &piece)));
+            self.written(log, parts);
+            *parts = Parts::default();
+
+            let group = &mut self.groups[log.slot];
+            group.runs.truncate(first, log.entries(), &mut self.chain);
+            let len = u32::try_from(piece.len()).expect("bytes of one block");
+            let at = Run { first, segment: place.generation, offset: place.offset, len };
+            group.runs.push(at, next.prev(), Some(piece), &mut self.chain);
+            let slot = u32::try_from(log.slot).expect("fewer than 2^32 groups");
+            self.chain.get_mut(place.generation).cached.push_back(slot);
+            first = next;
+        }
+    }
+
+    /// A section with these parts is laid out: only from now on may a checkpoint say so, and segments be given up for
+    /// it.
+    fn written(&mut self, log: &GroupLog, parts: &Parts) {
+        let group = &mut self.groups[log.slot];
+        let before = checkpoint(group).len();
+        group.said = true;
+        if let Some(hard) = parts.hard {
+            group.hard = hard;
+        }
+        if let Some(base) = parts.base {
+            if parts.reset {
+                group.runs.clear(&mut self.chain);
+            } else {
+                group.runs.forget_upto(base.index, log.entries(), &mut self.chain);
+            }
+            group.base = base;
+        }
+        if parts.snapshot.is_some() {
+            group.snapshot = parts.snapshot;
+        }
+        if let Some(conf) = parts.conf {
+            group.conf.clone_from(conf);
+        }
+        self.checkpoint_bytes = self.checkpoint_bytes - before + checkpoint(group).len();
+    }
+
+    /// Lets go of cached runs of sealed segments, oldest first, down to the budget.
+    fn evict(&mut self) {
+        let durable = self.writer.durable();
+        while self.cached_bytes > self.config.cache_bytes_max {
+            let Some(segment) = self.chain.evictable(durable) else { return };
+            let slot = segment.cached.pop_front().expect("not empty");
+            self.cached_bytes -= self.groups[slot as usize].runs.evict_from(segment.generation);
+        }
+    }
+
+    /// The part of the run at `at` from `first` to `upto`, and the index behind it.
+    fn piece<I: Io>(
+        &mut self,
+        io: &mut I,
+        log: &GroupLog,
+        at: usize,
+        first: Index,
+        upto: Index,
+    ) -> Result<(Bytes, Index), ReadError> {
+        let runs = &self.groups[log.slot].runs;
+        let (run, cached) = runs.get(at).expect("a log without holes");
+        let next = runs.end(at).min(upto.next());
+        let from = if first == run.first { 0 } else { log.entries().encoded_sum(run.first, first) };
+        let whole = first == run.first && next == runs.end(at);
+        let to = if whole { run.len as usize } else { from + log.entries().encoded_sum(first, next) };
+        if let Some(bytes) = cached {
+            return Ok((bytes.slice(from..to), next));
+        }
+        let segment = self.chain.get_mut(run.segment);
+        let file = segment.file.as_mut().expect("a sealed segment is in a file");
+        let mapping = match &segment.mapping {
+            Some(mapping) => mapping,
+            None => {
+                let map = io.map(file.id);
+                let map = map.map_err(|source| ReadError::Map { file: file.path.clone(), source: Arc::new(source) })?;
+                file.mapped_once = true;
+                segment.mapping.insert(map)
+            }
+        };
+        let offset = run.offset as usize;
+        let damaged = |index| ReadError::Damaged { file: file.path.clone(), offset: offset as u64, index };
+        if mapping.len() < offset + to {
+            return Err(damaged(first));
+        }
+        let bytes = mapping.slice(offset + from..offset + to);
+        let mut index = first;
+        for record in Records::new(&bytes) {
+            let good = record.is_ok_and(|record| record.id.index == index && record.verify(log.seed()));
+            if !good {
+                return Err(damaged(index));
+            }
+            index = index.next();
+        }
+        if index == next { Ok((bytes, next)) } else { Err(damaged(index)) }
+    }
+
+    /// Takes the groups that were found.
+    fn adopt(&mut self, found: BTreeMap<GroupId, (GroupLog, Group)>) -> Vec<GroupLog> {
+        let mut logs = Vec::with_capacity(found.len());
+        for (slot, (id, (log, group))) in found.into_iter().enumerate() {
+            assert!(log.slot == slot, "groups are numbered in order");
+            let mut segment = None;
+            for run in group.runs.iter() {
+                if segment != Some(run.segment) {
+                    segment = Some(run.segment);
+                    self.chain.get_mut(run.segment).pins += 1;
+                }
+            }
+            let slot_u32 = u32::try_from(slot).expect("fewer than 2^32 groups");
+            let cached = group.runs.cached_runs();
+            if cached > 0 {
+                self.chain.active_mut().cached.extend(std::iter::repeat_n(slot_u32, cached));
+            }
+            self.cached_bytes += group.runs.cached_bytes();
+            self.checkpoint_bytes += section::HEADER + checkpoint(&group).len();
+            self.slots.insert(id, slot);
+            self.groups.push(group);
+            logs.push(log);
+        }
+        logs
+    }
+
+    /// Writes the first batch of this opening, so that its epoch is on the disk before anything is promised.
+    fn start<I: Io>(&mut self, io: &mut I) -> Result<(), EngineError> {
+        let fresh = self.chain.len() == 0;
+        if fresh || self.writer.segment_left(&self.chain) < BLOCK_ALIGN as u64 {
+            self.writer.rotate(&mut self.chain, &self.groups);
+            self.ready_file(io)?;
+        }
+        self.writer.begin(&mut self.chain, &self.groups);
+        self.submit(io);
+        let target = BatchNo(self.writer.last_lsn());
+        let mut completions = Vec::new();
+        let mut durable = BatchNo(0);
+        while durable < target {
+            turn(io, &mut completions)?;
+            for completion in completions.drain(..) {
+                match self.complete(io, completion) {
+                    Ok(Some(batch)) => durable = batch,
+                    // Told again when the segment is needed.
+                    Ok(None) | Err(EngineError::NoSegment { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.submit(io);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the pool has a file now.
+    fn ready_file<I: Io>(&mut self, io: &mut I) -> Result<(), EngineError> {
+        let number = self.pool.next_number();
+        let path = self.pool.path(number);
+        let size = self.config.segment_bytes;
+        let id = io.create_zeroed(&path, size).map_err(|source| open_error("create", &path, source))?;
+        let file = self.pool.file(path, id);
+        self.chain.active_mut().file = Some(file);
+        Ok(())
+    }
+}
+
+/// The segment files of the directory, by number.
+fn find<I: Io>(io: &mut I, config: &Config, pool: &mut Pool) -> Result<Vec<Found>, EngineError> {
+    let mut files = Vec::new();
+    let list = io.list(&config.dir).map_err(|source| open_error("list", &config.dir, source))?;
+    for info in list {
+        let name = info.path.file_name().and_then(|name| name.to_str());
+        let Some(number) = name.and_then(Pool::parse_name) else { continue };
+        let path = info.path;
+        let id = io.open(&path).map_err(|source| open_error("open", &path, source))?;
+        // A file that a crash left half made is not a multiple of a block, or short; nothing was written to it.
+        let start = if info.size >= BLOCK_ALIGN as u64 {
+            let read = io.read(id, 0, BLOCK_ALIGN);
+            read.map(owned).map_err(|source| open_error("read", &path, source))?
+        } else {
+            Bytes::new()
+        };
+        pool.taken(number);
+        files.push(Found { path, id, bytes: info.size, start });
+    }
+    Ok(files)
+}
+
+fn load<I: Io>(io: &mut I, file: &Found, tail: bool) -> Result<Bytes, EngineError> {
+    let loaded = if tail {
+        let len = usize::try_from(file.bytes).expect("a file that fits memory");
+        io.read(file.id, 0, len - len % BLOCK_ALIGN).map(owned)
+    } else {
+        io.map(file.id)
+    };
+    loaded.map_err(|source| open_error("read", &file.path, source))
+}
+
+/// Writes the blocks of the log that nobody attests once more, as they are: they may have been read from a volatile
+/// cache.
+fn rewrite<I: Io>(
+    io: &mut I,
+    files: &[Found],
+    recovered: &Recovered,
+    tokens: &mut Tokens,
+) -> Result<(), EngineError> {
+    let mut completions = Vec::new();
+    for block in &recovered.unattested {
+        let file = &files[block.file];
+        let mut buf = AlignedBuf::zeroed(block.bytes.len());
+        buf.copy_from_slice(&block.bytes);
+        let token = tokens.next();
+        io.write(file.id, block.position, buf, token);
+        let mut done = false;
+        while !done {
+            turn(io, &mut completions)?;
+            for completion in completions.drain(..) {
+                if let Completion::Written { token: ended, result, .. } = completion
+                    && ended == token
+                {
+                    let failed = |source| EngineError::Failed {
+                        file: file.path.clone(),
+                        offset: block.position,
+                        source: Arc::new(source),
+                    };
+                    result.map_err(failed)?;
+                    done = true;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn turn<I: Io>(io: &mut I, out: &mut Vec<Completion>) -> Result<(), EngineError> {
+    io.turn(None, out).map_err(|source| open_error("wait for", &PathBuf::new(), source))
+}
+
+fn open_error(what: &'static str, file: &std::path::Path, source: std::io::Error) -> EngineError {
+    EngineError::Open { what, file: file.to_path_buf(), source: Arc::new(source) }
+}
+
+/// Aligned memory as `Bytes`, without copying.
+fn owned(buf: AlignedBuf) -> Bytes {
+    struct Owned(AlignedBuf);
+    impl AsRef<[u8]> for Owned {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Owned(buf))
+}
+

@@ -1,0 +1,8 @@
+//! The write-ahead log: blocks in segments in one directory.
+
+pub(crate) mod block;
+pub(crate) mod pool;
+pub(crate) mod recovery;
+pub(crate) mod section;
+pub(crate) mod segment;
+pub(crate) mod writer;

@@ -1,0 +1,294 @@
+//! The layout of a section: what one group has to say in one block. Pure.
+//!
+//! A block's body is a sequence of sections. What one section says happens in the order of its parts; entries replace
+//! everything from their first index on (a truncation is an overwriting). Little-endian:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | group |
+//! | 8 | 4 | flags: 1 hard state, 2 base, 4 snapshot, 8 conf state, 16 auto leave, 32 reset, 64 entries |
+//! | 12 | 4 | bytes of this section |
+//! | 16 | 8 | after: the index before the first record; 0 without entries |
+//! | 24 | 4 | records |
+//! | 28 | 4 | zero |
+//! | 32 | 24 | hard state: term, vote, commit (flag 1) |
+//! | | 16 | base: index, term; entries up to it are forgotten, after a reset all others too (flags 2, 32) |
+//! | | 16 | snapshot: index, term of the latest one (flag 4) |
+//! | | 8 + 8 n | conf state: four counts of 16 bits, then voters, outgoing voters, learners, next learners (flag 8) |
+//! | | | the run: records as `ringraft_raft::record` encodes them (flag 64) |
+
+use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, PeerId, Term};
+
+use super::block::{u16_at, u32_at, u64_at};
+
+/// Bytes before the parts.
+pub(crate) const HEADER: usize = 32;
+/// Members a conf state may name, all lists together.
+pub const MEMBERS_MAX: usize = 256;
+/// Bytes of all parts but the run.
+pub(crate) const PARTS_MAX: usize = 24 + 16 + 16 + 8 + 8 * MEMBERS_MAX;
+
+const HARD: u32 = 1;
+const BASE: u32 = 2;
+const SNAPSHOT: u32 = 4;
+const CONF: u32 = 8;
+const AUTO_LEAVE: u32 = 16;
+const RESET: u32 = 32;
+const ENTRIES: u32 = 64;
+const KNOWN: u32 = HARD | BASE | SNAPSHOT | CONF | AUTO_LEAVE | RESET | ENTRIES;
+
+/// What a section says beside its entries.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) hard: Option<HardState>,
+    pub(crate) base: Option<EntryId>,
+    pub(crate) snapshot: Option<EntryId>,
+    pub(crate) conf: Option<&'a ConfState>,
+    pub(crate) reset: bool,
+}
+
+impl Parts<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hard.is_none() && self.base.is_none() && self.snapshot.is_none() && self.conf.is_none() && !self.reset
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        let some = |there: bool, bytes: usize| if there { bytes } else { 0 };
+        some(self.hard.is_some(), 24)
+            + some(self.base.is_some(), 16)
+            + some(self.snapshot.is_some(), 16)
+            + self.conf.map_or(0, |conf| 8 + 8 * members(conf))
+    }
+}
+
+/// Members that a conf state names, counted with repetition.
+pub(crate) fn members(conf: &ConfState) -> usize {
+    conf.voters.len() + conf.voters_outgoing.len() + conf.learners.len() + conf.learners_next.len()
+}
+
+/// A section as read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Section<'a> {
+    pub(crate) group: GroupId,
+    pub(crate) hard: Option<HardState>,
+    pub(crate) base: Option<EntryId>,
+    pub(crate) snapshot: Option<EntryId>,
+    pub(crate) conf: Option<ConfState>,
+    pub(crate) reset: bool,
+    pub(crate) entries: Option<Entries<'a>>,
+    /// Bytes of the whole section.
+    pub(crate) len: usize,
+}
+
+/// The entries of a section.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entries<'a> {
+    pub(crate) after: Index,
+    pub(crate) records: u32,
+    pub(crate) run: &'a [u8],
+    /// Where the run begins, in bytes from the start of the section.
+    pub(crate) offset: usize,
+}
+
+/// Why a section makes no sense.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SectionError {
+    /// It ends too early, or behind the end of its block.
+    #[error("section length")]
+    Length,
+    /// It says something this release does not know.
+    #[error("unknown flags")]
+    Flags,
+    /// The number of sections is not what the block's header says.
+    #[error("number of sections")]
+    Count,
+    /// A record in it is not a record, not in order or not what its checksum says.
+    #[error("record of entry {0}")]
+    Record(Index),
+    /// It makes a group out of nothing.
+    #[error("a section of an unknown group does not begin it")]
+    Unknown,
+}
+
+/// Writes a section without its run at the beginning of `out`; gives the bytes written. The run follows there.
+pub(crate) fn put(group: GroupId, parts: &Parts, entries: Option<(Index, u32, usize)>, out: &mut [u8]) -> usize {
+    let (after, records, run_len) = entries.unwrap_or_default();
+    let len = HEADER + parts.len();
+    let flag = |there: bool, flag: u32| if there { flag } else { 0 };
+    let flags = flag(parts.hard.is_some(), HARD)
+        | flag(parts.base.is_some(), BASE)
+        | flag(parts.snapshot.is_some(), SNAPSHOT)
+        | flag(parts.conf.is_some(), CONF)
+        | flag(parts.conf.is_some_and(|conf| conf.auto_leave), AUTO_LEAVE)
+        | flag(parts.reset, RESET)
+        | flag(entries.is_some(), ENTRIES);
+    let mut out = Writer { out, at: 0 };
+    out.u64(group.0);
+    out.u32(flags);
+    out.u32(u32::try_from(len + run_len).expect("bounded by the segment's size"));
+    out.u64(after.0);
+    out.u32(records);
+    out.u32(0);
+    if let Some(hard) = parts.hard {
+        out.u64(hard.term.0);
+        out.u64(hard.vote.0);
+        out.u64(hard.commit.0);
+    }
+    for id in [parts.base, parts.snapshot].into_iter().flatten() {
+        out.u64(id.index.0);
+        out.u64(id.term.0);
+    }
+    if let Some(conf) = parts.conf {
+        let lists = [&conf.voters, &conf.voters_outgoing, &conf.learners, &conf.learners_next];
+        for list in lists {
+            out.bytes(&u16::try_from(list.len()).expect("bounded by MEMBERS_MAX").to_le_bytes());
+        }
+        for peer in lists.into_iter().flatten() {
+            out.u64(peer.0);
+        }
+    }
+    assert!(out.at == len, "section of {} bytes, {len} announced", out.at);
+    len
+}
+
+/// Reads the section that `body` begins with. Records are not looked at.
+pub(crate) fn read(body: &[u8]) -> Result<Section<'_>, SectionError> {
+    let header = body.get(..HEADER).ok_or(SectionError::Length)?;
+    let flags = u32_at(header, 8);
+    let has = |flag: u32| flags & flag != 0;
+    if flags & !KNOWN != 0 {
+        return Err(SectionError::Flags);
+    }
+    let len = u32_at(header, 12) as usize;
+    let section = body.get(..len).filter(|section| section.len() >= HEADER).ok_or(SectionError::Length)?;
+    let mut parts = Reader { bytes: section, at: HEADER };
+    let hard = match has(HARD) {
+        true => Some(HardState { term: Term(parts.u64()?), vote: PeerId(parts.u64()?), commit: Index(parts.u64()?) }),
+        false => None,
+    };
+    let mut id = |there: bool| match there {
+        true => Ok(Some(EntryId { index: Index(parts.u64()?), term: Term(parts.u64()?) })),
+        false => Ok(None),
+    };
+    let (base, snapshot) = (id(has(BASE))?, id(has(SNAPSHOT))?);
+    let conf = match has(CONF) {
+        true => Some(parts.conf(has(AUTO_LEAVE))?),
+        false => None,
+    };
+    let offset = parts.at;
+    let run = &section[offset..];
+    let entries = has(ENTRIES).then_some(Entries {
+        after: Index(u64_at(header, 16)),
+        records: u32_at(header, 24),
+        run,
+        offset,
+    });
+    if entries.is_none() && !run.is_empty() {
+        return Err(SectionError::Length);
+    }
+    Ok(Section { group: GroupId(u64_at(header, 0)), hard, base, snapshot, conf, reset: has(RESET), entries, len })
+}
+
+struct Writer<'a> {
+    out: &'a mut [u8],
+    at: usize,
+}
+
+impl Writer<'_> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.out[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+    }
+
+    fn u32(&mut self, number: u32) {
+        self.bytes(&number.to_le_bytes());
+    }
+
+    fn u64(&mut self, number: u64) {
+        self.bytes(&number.to_le_bytes());
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn u64(&mut self) -> Result<u64, SectionError> {
+        let number = self.bytes.get(self.at..self.at + 8).ok_or(SectionError::Length)?;
+        self.at += 8;
+        Ok(u64_at(number, 0))
+    }
+
+    fn conf(&mut self, auto_leave: bool) -> Result<ConfState, SectionError> {
+        let counts = self.bytes.get(self.at..self.at + 8).ok_or(SectionError::Length)?;
+        self.at += 8;
+        let mut list = |at: usize| -> Result<Vec<PeerId>, SectionError> {
+            (0..u16_at(counts, at)).map(|_| self.u64().map(PeerId)).collect()
+        };
+        Ok(ConfState {
+            voters: list(0)?,
+            voters_outgoing: list(2)?,
+            learners: list(4)?,
+            learners_next: list(6)?,
+            auto_leave,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conf() -> ConfState {
+        ConfState {
+            voters: vec![PeerId(1), PeerId(2)],
+            voters_outgoing: vec![PeerId(3)],
+            learners: vec![],
+            learners_next: vec![PeerId(4)],
+            auto_leave: true,
+        }
+    }
+
+    #[test]
+    fn every_combination_of_parts_survives() {
+        let conf = conf();
+        let id = EntryId { term: Term(3), index: Index(9) };
+        for bits in 0..64_u32 {
+            let parts = Parts {
+                hard: (bits & 1 != 0).then_some(HardState { term: Term(5), vote: PeerId(2), commit: Index(8) }),
+                base: (bits & 2 != 0).then_some(id),
+                snapshot: (bits & 4 != 0).then_some(id),
+                conf: (bits & 8 != 0).then_some(&conf),
+                reset: bits & 16 != 0,
+            };
+            let entries = (bits & 32 != 0).then_some((Index(9), 2, 48));
+            let mut out = vec![0; 1024];
+            let at = put(GroupId(7), &parts, entries, &mut out);
+            let section = read(&out).unwrap();
+            assert_eq!(section.len, at + entries.map_or(0, |entries| entries.2));
+            assert_eq!((section.group, section.hard), (GroupId(7), parts.hard));
+            assert_eq!((section.base, section.snapshot), (parts.base, parts.snapshot));
+            assert_eq!((section.conf.as_ref(), section.reset), (parts.conf, parts.reset));
+            assert_eq!(section.entries.map(|e| (e.after, e.records, e.run.len())), entries);
+            for cut in 0..section.len {
+                assert!(read(&out[..cut]).is_err(), "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        let mut out = vec![0; 1024];
+        let conf = conf();
+        let len = put(GroupId(7), &Parts { conf: Some(&conf), ..Parts::default() }, None, &mut out);
+        for lie in [0_u32, 31, 40, u32::try_from(len).unwrap() + 8, u32::MAX] {
+            let mut bad = out.clone();
+            bad[12..16].copy_from_slice(&lie.to_le_bytes());
+            assert_eq!(read(&bad), Err(SectionError::Length), "{lie}");
+        }
+        out[11] = 1;
+        assert_eq!(read(&out), Err(SectionError::Flags));
+    }
+}

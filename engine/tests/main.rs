@@ -1,0 +1,7 @@
+//! The engine against a disk that forgets, tears and fails.
+
+mod basic;
+mod crash;
+mod damage;
+mod rig;
+mod world;

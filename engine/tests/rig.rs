@@ -1,0 +1,274 @@
+//! An engine, its logs, and a model of what they must hold.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use ringraft_engine::{BatchNo, Config, Engine, EngineError, GroupLog, RecoveryReport, Write};
+use ringraft_io::Io;
+use ringraft_raft::record::{GroupSeed, Records, encode};
+use ringraft_raft::{ConfState, EntryId, EntryKind, GroupId, HardState, Index, PeerId, Storage, Term};
+
+use crate::world::{Image, World};
+
+/// What one group must hold. Entry `base.index + 1` is the first of `entries`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) hard: HardState,
+    pub(crate) base: EntryId,
+    pub(crate) snapshot: Option<EntryId>,
+    pub(crate) conf: ConfState,
+    pub(crate) entries: Vec<(u64, Vec<u8>)>,
+}
+
+pub(crate) type State = BTreeMap<u64, Model>;
+
+impl Model {
+    pub(crate) fn last(&self) -> u64 {
+        self.base.index.0 + self.entries.len() as u64
+    }
+
+    fn last_term(&self) -> u64 {
+        self.entries.last().map_or(self.base.term.0, |entry| entry.0)
+    }
+}
+
+pub(crate) struct Rig {
+    pub(crate) world: World,
+    pub(crate) engine: Engine,
+    pub(crate) logs: BTreeMap<u64, GroupLog>,
+    /// What is in memory.
+    pub(crate) now: State,
+    /// What the open batch and those before it say.
+    pub(crate) said: State,
+    /// What the log must be when recovery ends with this batch.
+    pub(crate) history: BTreeMap<u64, State>,
+    pub(crate) durable: BatchNo,
+    pub(crate) report: RecoveryReport,
+    pub(crate) config: Config,
+    serial: u64,
+}
+
+pub(crate) fn small(segment_blocks: u64) -> Config {
+    Config {
+        segment_bytes: segment_blocks * 4096,
+        batch_bytes_max: 4096,
+        record_bytes_max: 8192,
+        segments_max: 4,
+        cache_bytes_max: 16 << 10,
+        queue_bytes_max: 256 << 10,
+        ..Config::new("/log", 77)
+    }
+}
+
+pub(crate) fn conf(voters: u64) -> ConfState {
+    ConfState { voters: (1..=voters).map(PeerId).collect(), ..ConfState::default() }
+}
+
+pub(crate) fn run(group: u64, first: u64, entries: &[(u64, Vec<u8>)]) -> Bytes {
+    let mut out = BytesMut::new();
+    for (index, (term, payload)) in (first..).zip(entries) {
+        let id = EntryId { term: Term(*term), index: Index(index) };
+        encode(GroupSeed::of(GroupId(group)), id, EntryKind::Normal, &[payload], &mut out);
+    }
+    out.freeze()
+}
+
+impl Rig {
+    pub(crate) fn open(image: Image, config: Config) -> Result<Rig, EngineError> {
+        let mut world = World::on(image);
+        let (engine, logs, report) = Engine::open(&mut world, config.clone())?;
+        let logs: BTreeMap<u64, GroupLog> = logs.into_iter().map(|log| (log.group().0, log)).collect();
+        let durable = engine.stats().durable;
+        let mut rig = Rig {
+            world,
+            engine,
+            logs,
+            now: State::new(),
+            said: State::new(),
+            history: BTreeMap::new(),
+            durable,
+            report,
+            config,
+            serial: 0,
+        };
+        rig.now = rig.found();
+        rig.said = rig.now.clone();
+        rig.history.insert(durable.0, rig.said.clone());
+        Ok(rig)
+    }
+
+    pub(crate) fn new(config: Config) -> Rig {
+        Rig::open(Image::new(), config).unwrap()
+    }
+
+    /// What the engine holds, read through its doors.
+    pub(crate) fn found(&mut self) -> State {
+        let mut state = State::new();
+        for (id, log) in &self.logs {
+            let (hard, conf) = log.initial_state();
+            let (base, last) = (log.base(), log.last_index());
+            let mut runs = Vec::new();
+            self.engine.read(&mut self.world, log, base.index, last, &mut runs).unwrap();
+            let mut entries = Vec::new();
+            for record in runs.iter().flat_map(|run| Records::new(run)) {
+                let record = record.unwrap();
+                assert!(record.verify(log.seed()));
+                entries.push((record.id.term.0, record.payload.to_vec()));
+                let index = Index(base.index.0 + entries.len() as u64);
+                assert_eq!((record.id.index, log.meta(index).unwrap()), (index, record.meta()));
+            }
+            assert_eq!(entries.len() as u64, last.0 - base.index.0);
+            state.insert(*id, Model { hard, base, snapshot: log.snapshot(), conf, entries });
+        }
+        state
+    }
+
+    pub(crate) fn check(&mut self) {
+        let found = self.found();
+        assert_eq!(found, self.now);
+    }
+
+    pub(crate) fn payload(&mut self, len: usize) -> Vec<u8> {
+        self.serial += 1;
+        let mut payload = self.serial.to_le_bytes().to_vec();
+        payload.resize(len.max(8), u8::try_from(self.serial % 251).unwrap());
+        payload
+    }
+
+    fn ensure(&mut self, group: u64) {
+        if !self.logs.contains_key(&group) {
+            let log = self.engine.create(GroupId(group), conf(group % 4 + 1)).unwrap();
+            self.logs.insert(group, log);
+            self.now.insert(group, Model { conf: conf(group % 4 + 1), ..Model::default() });
+        }
+    }
+
+    /// Appends entries after `after`, in a term not below what is there, and perhaps a vote.
+    pub(crate) fn append(
+        &mut self,
+        group: u64,
+        after: u64,
+        lens: &[usize],
+        vote: Option<u64>,
+    ) -> Result<BatchNo, EngineError> {
+        self.ensure(group);
+        let model = &self.now[&group];
+        let replaced = after < model.last();
+        let term = model.last_term().max(model.hard.term.0).max(1) + u64::from(replaced);
+        let entries: Vec<_> = lens.iter().map(|len| (term, self.payload(*len))).collect();
+        let log = self.logs.get_mut(&group).unwrap();
+        let last = after + entries.len() as u64;
+        if !entries.is_empty() {
+            log.stage(Index(after + 1), run(group, after + 1, &entries)).unwrap();
+        }
+        let commit = log.initial_state().0.commit;
+        let hard = vote.map(|vote| HardState { term: Term(term), vote: PeerId(vote), commit });
+        let batch = self.engine.append(
+            log,
+            Write { hard_state: hard, entries: (Index(after), Index(last)), snapshot: None },
+        )?;
+        let model = self.now.get_mut(&group).unwrap();
+        if !entries.is_empty() {
+            model.entries.truncate(usize::try_from(after - model.base.index.0).unwrap());
+            model.entries.extend(entries);
+        }
+        model.hard = hard.unwrap_or(model.hard);
+        self.say(group, batch);
+        Ok(batch)
+    }
+
+    pub(crate) fn put(&mut self, group: u64, lens: &[usize]) -> BatchNo {
+        let after = self.now.get(&group).map_or(0, Model::last);
+        self.append(group, after, lens, None).unwrap()
+    }
+
+    pub(crate) fn commit(&mut self, group: u64, commit: u64) {
+        self.engine.note_commit(self.logs.get_mut(&group).unwrap(), Index(commit));
+        let model = self.now.get_mut(&group).unwrap();
+        let commit = commit.min(model.last());
+        model.hard.commit = model.hard.commit.max(Index(commit));
+    }
+
+    pub(crate) fn snapshot(&mut self, group: u64, index: u64, voters: u64) {
+        let log = self.logs.get_mut(&group).unwrap();
+        let id = EntryId { index: Index(index), term: log.term(Index(index)).unwrap() };
+        log.set_snapshot(id, conf(voters));
+        let model = self.now.get_mut(&group).unwrap();
+        (model.snapshot, model.conf) = (Some(id), conf(voters));
+    }
+
+    pub(crate) fn install(&mut self, group: u64, id: EntryId, voters: u64) {
+        self.ensure(group);
+        let log = self.logs.get_mut(&group).unwrap();
+        log.set_snapshot(id, conf(voters));
+        let hard = HardState { term: id.term, vote: PeerId(0), commit: id.index };
+        let write = Write { hard_state: Some(hard), entries: (Index(0), Index(0)), snapshot: Some(id) };
+        let batch = self.engine.append(log, write).unwrap();
+        let model = Model { hard, base: id, snapshot: Some(id), conf: conf(voters), entries: Vec::new() };
+        self.now.insert(group, model);
+        self.say(group, batch);
+    }
+
+    pub(crate) fn compact(&mut self, group: u64, upto: u64) -> Result<(), EngineError> {
+        let log = self.logs.get_mut(&group).unwrap();
+        let before = log.base().index.0;
+        self.engine.compact(log, Index(upto))?;
+        if upto > before {
+            let base = log.base();
+            let model = self.now.get_mut(&group).unwrap();
+            model.entries.drain(..usize::try_from(upto - before).unwrap());
+            model.base = base;
+            model.hard.commit = model.hard.commit.max(base.index);
+            let batch = self.engine.stats().last_batch;
+            self.say(group, batch);
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, group: u64, batch: BatchNo) {
+        self.said.insert(group, self.now[&group].clone());
+        self.history.insert(batch.0, self.said.clone());
+    }
+
+    /// One turn.
+    pub(crate) fn turn(&mut self) -> Result<(), EngineError> {
+        self.engine.submit(&mut self.world);
+        self.complete()
+    }
+
+    pub(crate) fn complete(&mut self) -> Result<(), EngineError> {
+        let mut out = Vec::new();
+        self.world.turn(None, &mut out).unwrap();
+        let mut outcome = Ok(());
+        for completion in out {
+            match self.engine.complete(&mut self.world, completion) {
+                Ok(Some(durable)) => {
+                    assert!(durable > self.durable);
+                    self.durable = durable;
+                }
+                Ok(None) => {}
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// Turns until everything appended is durable.
+    pub(crate) fn settle(&mut self) {
+        let target = self.engine.stats().last_batch;
+        let mut turns = 0;
+        while self.durable < target {
+            self.turn().unwrap();
+            turns += 1;
+            assert!(turns < 10_000, "the log does not move");
+        }
+    }
+
+    /// Ends this engine and opens what is on its disk.
+    pub(crate) fn reopen(self) -> Rig {
+        let Rig { world, said, config, .. } = self;
+        let rig = Rig::open(world.files, config).unwrap();
+        assert_eq!(rig.now, said);
+        rig
+    }
+}
