@@ -638,7 +638,9 @@ impl<S: Storage> Raft<S> {
             | Body::ReadIndexReply { .. } => true,
             _ => false,
         };
-        if from == PeerId::ZERO || answer && self.tracker.find(from).is_none() {
+        // Our own word may come back when we are a member no longer; it says nothing then.
+        let member = from == self.config.id || self.tracker.find(from).is_some();
+        if from == PeerId::ZERO || answer && !member {
             return Err(StepError::UnknownPeer { from });
         }
         let to_ourselves =

@@ -348,7 +348,8 @@ fn run(seed: u64, count: u64, steps: usize, conf_changes: bool) -> (usize, usize
 
 fn fuzz(seeds: std::ops::Range<u64>, count: u64, conf_changes: bool) {
     let first = std::env::var("RINGRAFT_SEED").ok().and_then(|text| text.parse().ok());
-    let seeds = first.map_or(seeds, |seed| seed..seed + 1);
+    let times = std::env::var("RINGRAFT_SEEDS_TIMES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let seeds = first.map_or(seeds.start..seeds.start + times * (seeds.end - seeds.start), |seed| seed..seed + 1);
     let total = seeds.end - seeds.start;
     let mut sums = (0, 0, 0);
     for seed in seeds {

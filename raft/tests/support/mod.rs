@@ -4,6 +4,7 @@
 pub mod log;
 pub mod node;
 pub mod script;
+pub mod trio;
 
 /// Splitmix64.
 pub struct Dice(pub u64);

@@ -1,1 +1,163 @@
+//! Scripts: commands, and what they are expected to say.
+//!
+//! Blocks of a directive, perhaps some lines of input, a line `----`, and the output up to a blank line (or, when the
+//! output itself has blank lines, between two doubled `----` lines). A directive is a command and arguments `key`,
+//! `key=value` or `key=(value, value)`; a backslash at its end continues it. `#` begins a comment between blocks.
+//! With `RINGRAFT_REWRITE=1` the expected outputs are rewritten: read the diff before you accept it.
 
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// One directive with its input.
+#[derive(Clone, Debug, Default)]
+pub struct Directive {
+    pub line: usize,
+    pub command: String,
+    pub args: Vec<(String, Vec<String>)>,
+    pub input: String,
+}
+
+impl Directive {
+    /// Values of `key`, if it is given.
+    pub fn values(&self, key: &str) -> Option<&[String]> {
+        self.args.iter().find(|(name, _)| name == key).map(|(_, values)| values.as_slice())
+    }
+
+    /// The one value of `key`, if it is given.
+    pub fn value<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
+        let text = self.values(key)?.first()?;
+        Some(text.parse().unwrap_or_else(|_| panic!("line {}: {key}={text}", self.line)))
+    }
+
+    /// Values of `key` as numbers; empty if it is not given.
+    pub fn numbers(&self, key: &str) -> Vec<u64> {
+        let values = self.values(key).unwrap_or_default();
+        values.iter().map(|text| text.parse().unwrap_or_else(|_| panic!("line {}: {text}", self.line))).collect()
+    }
+
+    /// Arguments that are bare numbers.
+    pub fn ids(&self) -> Vec<u64> {
+        let bare = self.args.iter().filter(|(_, values)| values.is_empty());
+        bare.filter_map(|(key, _)| key.parse().ok()).collect()
+    }
+
+    fn parse(line: usize, text: &str) -> Directive {
+        let (command, mut rest) = text.split_once(' ').unwrap_or((text, ""));
+        let mut args = Vec::new();
+        loop {
+            rest = rest.trim_start();
+            if rest.is_empty() {
+                return Directive { line, command: command.into(), args, input: String::new() };
+            }
+            let end = rest.find([' ', '=']).unwrap_or(rest.len());
+            let key = rest[..end].to_string();
+            rest = &rest[end..];
+            let Some(value) = rest.strip_prefix('=') else {
+                args.push((key, Vec::new()));
+                continue;
+            };
+            let length = if value.starts_with('(') { closing(value) } else { value.find(' ').unwrap_or(value.len()) };
+            let text = &value[..length];
+            let values = match text.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')) {
+                Some("") => Vec::new(),
+                Some(inner) => split_commas(inner),
+                None => vec![text.to_string()],
+            };
+            args.push((key, values));
+            rest = &value[length..];
+        }
+    }
+}
+
+/// Length up to the parenthesis that closes the first one.
+fn closing(text: &str) -> usize {
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    panic!("no closing parenthesis in {text}");
+}
+
+fn split_commas(text: &str) -> Vec<String> {
+    let (mut depth, mut from, mut values) = (0, 0, Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ',' if depth == 0 => {
+                values.push(text[from..at].trim_start_matches(' ').to_string());
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    values.push(text[from..].trim_start_matches(' ').to_string());
+    values
+}
+
+/// Runs a script: `handle` gets each directive and says what comes of it. Panics at the first difference.
+pub fn run(path: &Path, mut handle: impl FnMut(&Directive) -> String) {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let rewrite = std::env::var_os("RINGRAFT_REWRITE").is_some();
+    let mut rewritten = String::new();
+    let mut lines = text.lines().enumerate().peekable();
+    while let Some((at, line)) = lines.next() {
+        writeln!(rewritten, "{line}").unwrap();
+        let mut head = line.trim().to_string();
+        if head.is_empty() || head.starts_with('#') {
+            continue;
+        }
+        while let Some(open) = head.strip_suffix('\\') {
+            let (_, next) = lines.next().expect("a continued line");
+            writeln!(rewritten, "{next}").unwrap();
+            head = format!("{} {}", open.trim_end(), next.trim());
+        }
+        let mut directive = Directive::parse(at + 1, &head);
+        for (_, line) in lines.by_ref() {
+            writeln!(rewritten, "{line}").unwrap();
+            if line == "----" {
+                break;
+            }
+            directive.input += line;
+            directive.input.push('\n');
+        }
+        directive.input = directive.input.trim().to_string();
+        let mut expected = String::new();
+        let doubled = lines.next_if(|(_, line)| *line == "----").is_some();
+        while let Some((_, line)) = lines.next() {
+            let ends = if doubled {
+                line == "----" && lines.next_if(|(_, line)| *line == "----").is_some()
+            } else {
+                line.trim().is_empty()
+            };
+            if ends {
+                break;
+            }
+            expected += line;
+            expected.push('\n');
+        }
+        let mut found = handle(&directive);
+        if !found.is_empty() && !found.ends_with('\n') {
+            found.push('\n');
+        }
+        assert!(
+            rewrite || found == expected,
+            "{}:{}: {head}\n--- expected\n{expected}--- found\n{found}",
+            path.display(),
+            at + 1
+        );
+        let blank = found.lines().any(|line| line.trim().is_empty());
+        let (open, close) = if blank { ("----\n", "----\n----\n") } else { ("", "") };
+        writeln!(rewritten, "{open}{found}{close}").unwrap();
+    }
+    if rewrite {
+        std::fs::write(path, rewritten.trim_end().to_string() + "\n").unwrap();
+    }
+}
