@@ -14,9 +14,9 @@ use crate::error::{EngineError, ReadError};
 use crate::group::{Group, Run, Runs};
 use crate::group_log::{GroupLog, Unsaid};
 use crate::wal::pool::Pool;
-use crate::wal::recovery::{Cut, Found, Recovered, recover};
+use crate::wal::recovery::{Cut, Found, Unattested, recover};
 use crate::wal::section::{self, Parts};
-use crate::wal::segment::{Chain, File, Segment};
+use crate::wal::segment::{Chain, File, Mapping, Segment};
 use crate::wal::writer::{Writer, checkpoint};
 
 /// Number of a batch: everything appended to it is durable once [`Engine::complete`] has given this number or a higher
@@ -124,17 +124,14 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Config`], [`EngineError::Lock`], [`EngineError::Open`], [`EngineError::Refused`]: nothing was
     /// changed. [`EngineError::Failed`]: the disk does not take writes.
-    pub fn open<I: Io>(
-        io: &mut I,
-        config: Config,
-    ) -> Result<(Engine, Vec<GroupLog>, RecoveryReport), EngineError> {
+    pub fn open<I: Io>(io: &mut I, config: Config) -> Result<(Engine, Vec<GroupLog>, RecoveryReport), EngineError> {
         config.check()?;
         io.lock_dir(&config.dir).map_err(|error| EngineError::Lock(Arc::new(error)))?;
         let mut pool = Pool::new(&config);
         let files = find(io, &config, &mut pool)?;
         let mut recovered = recover(&config, &files, &mut |at, tail| load(io, &files[at], tail))?;
 
-        let mut report = RecoveryReport {
+        let report = RecoveryReport {
             groups: recovered.groups.len(),
             entries: recovered.entries,
             segments: recovered.segments.len(),
@@ -146,8 +143,7 @@ impl Engine {
         };
         let tail = recovered.segments.last().map(|kept| kept.file);
         let mut tokens = Tokens { base: config.token_base, mask: config.token_mask, next: 0 };
-        rewrite(io, &files, &recovered, &mut tokens)?;
-        report.groups = recovered.groups.len();
+        rewrite(io, &files, std::mem::take(&mut recovered.unattested), &mut tokens)?;
 
         let first_generation = recovered.generation.max(recovered.segments.last().map_or(0, |k| k.generation.into()));
         let next_generation = u32::try_from(first_generation + 1).expect("checked when it was read");
@@ -561,9 +557,10 @@ impl Engine {
                 let map = io.map(file.id);
                 let map = map.map_err(|source| ReadError::Map { file: file.path.clone(), source: Arc::new(source) })?;
                 file.mapped_once = true;
-                segment.mapping.insert(map)
+                segment.mapping.insert(Mapping::new(map))
             }
         };
+        let mapping = mapping.bytes();
         let offset = run.offset as usize;
         let damaged = |index| ReadError::Damaged { file: file.path.clone(), offset: offset as u64, index };
         if mapping.len() < offset + to {
@@ -683,16 +680,21 @@ fn load<I: Io>(io: &mut I, file: &Found, tail: bool) -> Result<Bytes, EngineErro
 fn rewrite<I: Io>(
     io: &mut I,
     files: &[Found],
-    recovered: &Recovered,
+    blocks: Vec<Unattested>,
     tokens: &mut Tokens,
 ) -> Result<(), EngineError> {
-    let mut completions = Vec::new();
-    for block in &recovered.unattested {
-        let file = &files[block.file];
+    // Copied before the first write: a file is not written while it is mapped.
+    let copy = |block: Unattested| {
         let mut buf = AlignedBuf::zeroed(block.bytes.len());
         buf.copy_from_slice(&block.bytes);
+        (block.file, block.position, buf)
+    };
+    let copies: Vec<(usize, u64, AlignedBuf)> = blocks.into_iter().map(copy).collect();
+    let mut completions = Vec::new();
+    for (file, position, buf) in copies {
+        let file = &files[file];
         let token = tokens.next();
-        io.write(file.id, block.position, buf, token);
+        io.write(file.id, position, buf, token);
         let mut done = false;
         while !done {
             turn(io, &mut completions)?;
@@ -702,7 +704,7 @@ fn rewrite<I: Io>(
                 {
                     let failed = |source| EngineError::Failed {
                         file: file.path.clone(),
-                        offset: block.position,
+                        offset: position,
                         source: Arc::new(source),
                     };
                     result.map_err(failed)?;
@@ -732,4 +734,3 @@ fn owned(buf: AlignedBuf) -> Bytes {
     }
     Bytes::from_owner(Owned(buf))
 }
-

@@ -113,6 +113,14 @@ pub enum Reason {
         /// Which.
         generation: u64,
     },
+    /// The file is longer or shorter than the segment in it.
+    #[error("the file has {found} bytes, its segment {expected}")]
+    Resized {
+        /// Bytes of the file.
+        found: u64,
+        /// Bytes that the segment's head says.
+        expected: u64,
+    },
     /// Written by a later release, or never by this program.
     #[error("unknown format version {version}")]
     Version {
@@ -159,7 +167,7 @@ impl Reason {
             Reason::Damaged { .. } | Reason::Section { .. } | Reason::Hole { .. } => {
                 "nothing was changed; check the disk, then restore this node from its peers with an empty directory"
             }
-            Reason::Missing { .. } | Reason::Duplicate { .. } => {
+            Reason::Missing { .. } | Reason::Duplicate { .. } | Reason::Resized { .. } => {
                 "nothing was changed; put the directory back as it was, or restore this node from its peers"
             }
             Reason::Version { .. } | Reason::Checksum { .. } => "nothing was changed; start a release that knows it",

@@ -111,8 +111,7 @@ impl Runs {
                         self.cached_bytes -= gone as u64;
                     }
                     let gone = u32::try_from(gone).expect("part of a run");
-                    self.runs[0] =
-                        Run { first: base.next(), offset: run.offset + gone, len: run.len - gone, ..run };
+                    self.runs[0] = Run { first: base.next(), offset: run.offset + gone, len: run.len - gone, ..run };
                 }
                 return;
             }

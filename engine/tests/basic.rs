@@ -135,6 +135,7 @@ fn a_mapped_segment_is_not_recycled() {
         // The world panics when a mapped file is written.
         rig.settle();
     }
+    rig.turn().unwrap();
     assert_eq!(rig.engine.stats().segments_retired, 1);
     assert_eq!(held, copy);
     drop(held);

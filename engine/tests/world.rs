@@ -141,8 +141,9 @@ impl Io for World {
         assert!(offset.is_multiple_of(4096) && buf.len().is_multiple_of(4096) && !buf.is_empty());
         assert!(offset + buf.len() as u64 <= self.files[&path].len() as u64, "a write beyond the end of {path:?}");
         assert!(!self.is_mapped(&path), "{path:?} is written while it is mapped");
-        let overlaps =
-            |other: &Pending| other.offset < offset + buf.len() as u64 && offset < other.offset + other.buf.len() as u64;
+        let overlaps = |other: &Pending| {
+            other.offset < offset + buf.len() as u64 && offset < other.offset + other.buf.len() as u64
+        };
         assert!(!self.pending.iter().any(|other| other.path == path && overlaps(other)), "overlapping writes");
         self.pending.push(Pending { path, offset, file, token, buf });
     }

@@ -4,10 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ringraft_io::{FileId, Io, Job, JobOutput, Token};
 
-use super::segment::{File, Segment};
+use super::segment::{File, Mapping, Readers, Segment};
 use crate::config::Config;
 use crate::error::EngineError;
 
@@ -20,7 +19,7 @@ pub(crate) struct Pool {
     next_number: u32,
     free: Vec<File>,
     /// Out of use, but somebody may still read through the mapping.
-    retired: Vec<(File, Option<Bytes>)>,
+    retired: Vec<(File, Option<Readers>)>,
     jobs: Vec<(Token, Work)>,
     /// Making a file failed; wait until somebody asks to try again.
     hold: bool,
@@ -85,7 +84,7 @@ impl Pool {
     /// Takes back the file of a segment that is needed no more.
     pub(crate) fn retire(&mut self, segment: Segment) {
         let file = segment.file.expect("a durable block is in a file");
-        self.retired.push((file, segment.mapping));
+        self.retired.push((file, segment.mapping.map(Mapping::retire)));
     }
 
     /// Takes a file found at start.
@@ -102,12 +101,11 @@ impl Pool {
         let mut at = 0;
         while at < self.retired.len() {
             // A mapping that somebody else reads through keeps the file as it is.
-            if self.retired[at].1.as_ref().is_some_and(|mapping| !mapping.is_unique()) {
+            if self.retired[at].1.as_ref().is_some_and(|readers| !readers.are_gone()) {
                 at += 1;
                 continue;
             }
-            let (file, mapping) = self.retired.swap_remove(at);
-            drop(mapping);
+            let (file, _) = self.retired.swap_remove(at);
             let token = token();
             if file.bytes != self.segment_bytes || self.free.len() + self.coming() >= self.free_max {
                 io.job(Job::Remove { path: file.path }, token);

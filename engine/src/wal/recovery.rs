@@ -144,7 +144,16 @@ pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Resu
     let mut mapped = Vec::new();
     for (at, file) in files.iter().enumerate() {
         match read_head_header(config, file) {
-            Ok(header) => heads.push((header.generation, at)),
+            Ok(header) => {
+                // No crash changes the size of a file that has a head.
+                if let Ok(head) = block::read_head(&file.start[block::HEADER..])
+                    && head.segment_bytes != file.bytes
+                {
+                    let reason = Reason::Resized { found: file.bytes, expected: head.segment_bytes };
+                    return Err(refused(&file.path, 0, reason));
+                }
+                heads.push((header.generation, at));
+            }
             Err(error @ (BlockError::Version(_) | BlockError::Foreign(_))) => {
                 return Err(stranger(config, &file.path, 0, error));
             }
@@ -318,9 +327,9 @@ impl Attempt<'_> {
                 let body = &bytes[position + block::HEADER..position + block::HEADER + cursor.body_len];
                 let skip = if position == 0 { block::HEAD } else { 0 };
                 let offset = position + block::HEADER + skip;
-                replay
-                    .block(&body[skip..], cursor.sections, cursor.generation, offset)
-                    .map_err(|error| refused(&file.path, position as u64, Reason::Section { lsn: cursor.lsn, error }))?;
+                replay.block(&body[skip..], cursor.sections, cursor.generation, offset).map_err(|error| {
+                    refused(&file.path, position as u64, Reason::Section { lsn: cursor.lsn, error })
+                })?;
                 self.seen.epoch = self.seen.epoch.max(cursor.epoch);
                 self.seen.attested = self.seen.attested.max(cursor.durable);
                 blocks += 1;

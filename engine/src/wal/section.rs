@@ -177,12 +177,8 @@ pub(crate) fn read(body: &[u8]) -> Result<Section<'_>, SectionError> {
     };
     let offset = parts.at;
     let run = &section[offset..];
-    let entries = has(ENTRIES).then_some(Entries {
-        after: Index(u64_at(header, 16)),
-        records: u32_at(header, 24),
-        run,
-        offset,
-    });
+    let entries =
+        has(ENTRIES).then_some(Entries { after: Index(u64_at(header, 16)), records: u32_at(header, 24), run, offset });
     if entries.is_none() && !run.is_empty() {
         return Err(SectionError::Length);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use ringraft_io::FileId;
@@ -18,6 +19,52 @@ pub(crate) struct File {
     pub(crate) mapped_once: bool,
 }
 
+/// A mapped segment, and whether somebody reads through it.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    bytes: Bytes,
+    readers: Weak<Owner>,
+}
+
+/// Lives as long as any slice of the mapping. (`Bytes::is_unique` does not know for memory with an owner.)
+#[derive(Debug)]
+struct Owner(Bytes);
+
+struct Shared(Arc<Owner>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.0
+    }
+}
+
+impl Mapping {
+    pub(crate) fn new(bytes: Bytes) -> Mapping {
+        let owner = Arc::new(Owner(bytes));
+        let readers = Arc::downgrade(&owner);
+        Mapping { bytes: Bytes::from_owner(Shared(owner)), readers }
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Lets go of it; gives who else reads through it.
+    pub(crate) fn retire(self) -> Readers {
+        Readers(self.readers)
+    }
+}
+
+/// Whoever still reads through a mapping that the engine has let go of.
+#[derive(Debug)]
+pub(crate) struct Readers(Weak<Owner>);
+
+impl Readers {
+    pub(crate) fn are_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
 /// One segment in use.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -31,23 +78,14 @@ pub(crate) struct Segment {
     pub(crate) last_lsn: u64,
     /// Groups with a run in it.
     pub(crate) pins: u32,
-    pub(crate) mapping: Option<Bytes>,
+    pub(crate) mapping: Option<Mapping>,
     /// A slot per run that was cached when it was laid out, in that order.
     pub(crate) cached: VecDeque<u32>,
 }
 
 impl Segment {
     pub(crate) fn new(generation: u32, bytes: u64) -> Segment {
-        Segment {
-            generation,
-            file: None,
-            bytes,
-            next: 0,
-            last_lsn: 0,
-            pins: 0,
-            mapping: None,
-            cached: VecDeque::new(),
-        }
+        Segment { generation, file: None, bytes, next: 0, last_lsn: 0, pins: 0, mapping: None, cached: VecDeque::new() }
     }
 }
 
