@@ -85,8 +85,8 @@ pub struct Stats {
 
 /// The log of one shard: many groups in one sequence of batches.
 ///
-/// One turn: [`complete`](Engine::complete) what has ended, [`GroupLog::stage`] and [`append`](Engine::append) what every
-/// group writes, [`read`](Engine::read) what followers are sent, [`submit`](Engine::submit) once.
+/// One turn: [`complete`](Engine::complete) what has ended, [`GroupLog::stage`] and [`append`](Engine::append) what
+/// every group writes, [`read`](Engine::read) what followers are sent, [`submit`](Engine::submit) once.
 #[derive(Debug)]
 pub struct Engine {
     config: Config,
@@ -221,7 +221,8 @@ impl Engine {
     /// batch that completes it. An empty write gives the last batch begun.
     ///
     /// # Errors
-    /// [`EngineError::Failed`], and [`EngineError::Busy`]: nothing was taken, what is staged stays so.
+    /// [`EngineError::Failed`], [`EngineError::Busy`], [`EngineError::TooManyGroups`] (for a membership that grew):
+    /// nothing was taken, what is staged stays so.
     ///
     /// # Panics
     /// If the entries are not exactly those staged, or the snapshot is not the one set.
@@ -232,6 +233,7 @@ impl Engine {
         } else {
             self.room(log.staged.iter().map(|(_, run)| run.len()).sum())?;
         }
+        self.room_in_checkpoint(log)?;
         let (after, last) = write.entries;
         let first_staged = log.staged.front().map(|(first, _)| *first);
         if last > after {
@@ -266,7 +268,7 @@ impl Engine {
     /// more are recycled once that is durable. What lies at or below the base already is left alone.
     ///
     /// # Errors
-    /// [`EngineError::Failed`], [`EngineError::Busy`]: nothing was forgotten.
+    /// As [`Engine::append`]; nothing was forgotten.
     ///
     /// # Panics
     /// If `upto` is beyond the last index, or something is staged and not yet appended.
@@ -278,6 +280,7 @@ impl Engine {
         assert!(upto <= log.last_index(), "compaction to {upto} of {}", log.last_index());
         assert!(log.staged.is_empty(), "what is staged is appended first");
         self.room_for_votes()?;
+        self.room_in_checkpoint(log)?;
         let base = EntryId { index: upto, term: log.term(upto).expect("within the log") };
         // Only what is committed is compacted.
         self.note_commit(log, upto);
@@ -290,8 +293,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Starts the open batch if fewer than [`Config::batches_inflight_max`] are in flight, and whatever keeps segments
-    /// ready. Once per turn, before [`Io::turn`].
+    /// Starts the open batch if fewer than [`Config::batches_inflight_max`] are in flight, and whatever keeps
+    /// segments ready. Once per turn, before [`Io::turn`].
     pub fn submit<I: Io>(&mut self, io: &mut I) {
         if self.failed.is_some() {
             return;
@@ -432,6 +435,18 @@ impl Engine {
         let queued_bytes = self.writer.queue_bytes();
         if queued_bytes > 2 * self.config.queue_bytes_max {
             return Err(EngineError::Busy { queued_bytes });
+        }
+        Ok(())
+    }
+
+    /// Whether a membership that grew still fits the checkpoint.
+    fn room_in_checkpoint(&self, log: &GroupLog) -> Result<(), EngineError> {
+        if !log.unsaid.snapshot {
+            return Ok(());
+        }
+        let grown = 16 + 8 * section::members(&log.conf);
+        if (self.checkpoint_bytes + grown) as u64 > self.config.checkpoint_bytes_max() {
+            return Err(EngineError::TooManyGroups { groups: self.groups.len() });
         }
         Ok(())
     }

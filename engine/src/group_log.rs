@@ -93,8 +93,8 @@ impl GroupLog {
     /// A run right behind a [set snapshot](GroupLog::set_snapshot) that lies beyond the log is the start of a new log:
     /// the append must then name that snapshot.
     ///
-    /// The log keeps the memory behind `run` alive for as long as it caches it, so a run should not be a small slice of a
-    /// large buffer.
+    /// The log keeps the memory behind `run` alive for as long as it caches it, so a run should not be a small slice
+    /// of a large buffer.
     ///
     /// # Errors
     /// Nothing is taken if the bytes are not records, do not join the log, or are too large.

@@ -53,9 +53,9 @@ fn every_flipped_bit_is_found_or_harmless() {
     let mut dice = Dice::new(3);
     let (mut found, mut harmless) = (0, 0);
     for (path, bytes) in &image {
-        for byte in 0..bytes.len() {
+        for (byte, value) in bytes.iter().enumerate() {
             // All of what is not zero, and samples of the rest.
-            if bytes[byte] == 0 && !byte.is_multiple_of(509) && byte % 4096 > 200 {
+            if *value == 0 && !byte.is_multiple_of(509) && byte % 4096 > 200 {
                 continue;
             }
             let mut bad = image.clone();

@@ -175,7 +175,8 @@ pub(crate) fn read_header(bytes: &[u8], log_id: u64, position: u64, bytes_left: 
         sections: u32_at(bytes, 68),
         epoch: u64_at(bytes, 72),
     };
-    if header.position != position {
+    let generations = 1..u64::from(u32::MAX);
+    if header.position != position || !generations.contains(&header.generation) {
         return Err(BlockError::Misplaced);
     }
     if padded_len(header.body_len as usize) as u64 > bytes_left {

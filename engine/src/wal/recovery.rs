@@ -4,8 +4,8 @@
 //! What ends it decides ([`judge`]): if no block anywhere attests that more than that was durable, the rest is the torn
 //! tail of a crash and is cut; otherwise acknowledged data is damaged, and the log is refused as it is.
 //!
-//! Blocks behind a cut stay on the disk until they are overwritten. They can never be mistaken for valid ones later: each
-//! opening writes under a higher epoch, and epochs never fall along the log.
+//! Blocks behind a cut stay on the disk until they are overwritten. They can never be mistaken for valid ones later:
+//! each opening writes under a higher epoch, and epochs never fall along the log.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
