@@ -2,7 +2,7 @@
 
 use crate::message::Body;
 use crate::quorum::VoteResult;
-use crate::raft::Raft;
+use crate::raft::{NUMBER_MAX, Raft};
 use crate::storage::Storage;
 use crate::types::{EntryId, PeerId, Role, Term};
 
@@ -33,7 +33,8 @@ impl<S: Storage> Raft<S> {
     }
 
     fn may_campaign(&self) -> bool {
-        self.role != Role::Leader && self.is_promotable() && !self.log.has_unapplied_conf_change()
+        let possible = self.role != Role::Leader && self.term.0 < NUMBER_MAX;
+        possible && self.is_promotable() && !self.log.has_unapplied_conf_change()
     }
 
     fn ask_for_pre_votes(&mut self) {

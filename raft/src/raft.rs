@@ -14,7 +14,7 @@ use crate::tracker::Tracker;
 use crate::types::{ConfState, EntryId, EntryKind, EntryMeta, HardState, Index, PeerId, ReadId, Role, SoftState, Term};
 
 /// No honest term or index comes near; what a peer says beyond is refused, so that our own arithmetic cannot overflow.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// One member of one group: it decides, and the shell acts on its [`Ready`].
 #[derive(Debug)]
