@@ -43,6 +43,8 @@ pub struct Raft<S> {
     read_states: Vec<ReadState>,
     /// Memory for the next `after_sync` of a Ready.
     spare: Vec<Message>,
+    /// While a snapshot is not durable: the membership that the state machine still has, and may still change.
+    conf_before_snapshot: Option<ConfState>,
     /// Whether any progress has something wanted.
     sends_wanted: bool,
     heartbeat_wanted: bool,
@@ -144,6 +146,7 @@ impl<S: Storage> Raft<S> {
             after_sync: Vec::new(),
             read_states: Vec::new(),
             spare: Vec::new(),
+            conf_before_snapshot: None,
             sends_wanted: false,
             heartbeat_wanted: false,
             given_soft: SoftState::default(),
@@ -331,7 +334,8 @@ impl<S: Storage> Raft<S> {
         self.take_read(ReadRequest { from: self.config.id, id })
     }
 
-    /// The write of this ticket, and every write before it, is durable.
+    /// The write of this ticket, and every write before it, is durable. If it installs a snapshot, the state machine
+    /// goes on from there: entries handed out before are applied no more.
     pub fn synced(&mut self, ticket: SyncTicket) {
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
         // from the unstable tail would let what lies in between shine through. Some later ticket covers it.
@@ -340,6 +344,9 @@ impl<S: Storage> Raft<S> {
         }
         if let Some(at) = ticket.snapshot {
             self.log.stable_snapshot_to(at);
+            if self.log.unstable.snapshot.is_none() {
+                self.conf_before_snapshot = None;
+            }
         }
     }
 
@@ -350,13 +357,19 @@ impl<S: Storage> Raft<S> {
         self.leave_joint_if_due();
     }
 
-    /// An applied entry changes the membership: call this before `applied` says so. An error means that the change does
+    /// An applied entry changes the membership: call this before `applied` says so. Returns the membership as of that
+    /// entry, for the state machine's snapshots. An error means that the change does
     /// not fit the membership; every member gets the same one, and the shell treats the entry as empty. An empty
     /// payload of a conf-change entry is [`ConfChange::leave_joint`].
     ///
     /// # Errors
     /// Why the change does not fit.
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> Result<ConfState, ConfChangeError> {
+        if let Some(before) = &mut self.conf_before_snapshot {
+            // An entry from before a snapshot that is on its way: our membership is the snapshot's already.
+            *before = Draft::change(before, change)?.conf;
+            return Ok(before.clone());
+        }
         let draft = Draft::change(&self.tracker.conf, change)?;
         self.install(draft);
         Ok(self.tracker.conf.clone())
@@ -835,6 +848,9 @@ impl<S: Storage> Raft<S> {
         }
         self.drop_appends_after(Index::ZERO);
         self.log.restore(at);
+        if self.conf_before_snapshot.is_none() {
+            self.conf_before_snapshot = Some(self.tracker.conf.clone());
+        }
         self.install(draft);
         true
     }
