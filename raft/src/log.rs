@@ -236,3 +236,209 @@ impl<S: Storage> RaftLog<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ConfState, HardState};
+    use proptest::prelude::*;
+
+    /// A durable log: entries after `base`.
+    #[derive(Clone, Debug, Default)]
+    struct Stable {
+        base: EntryId,
+        entries: Vec<EntryMeta>,
+    }
+
+    impl Storage for Stable {
+        fn initial_state(&self) -> (HardState, ConfState) {
+            (HardState::default(), ConfState::default())
+        }
+
+        fn base(&self) -> EntryId {
+            self.base
+        }
+
+        fn last_index(&self) -> Index {
+            Index(self.base.index.0 + self.entries.len() as u64)
+        }
+
+        fn term(&self, index: Index) -> Result<Term, StorageError> {
+            if index == self.base.index { Ok(self.base.term) } else { self.meta(index).map(|meta| meta.term) }
+        }
+
+        fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {
+            let gone = StorageError::Compacted { index, base: self.base.index };
+            let at = index.0.checked_sub(self.base.index.0 + 1).ok_or(gone)?;
+            let missing = StorageError::Unavailable { index, last: self.last_index() };
+            self.entries.get(usize::try_from(at).unwrap()).copied().ok_or(missing)
+        }
+
+        fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError> {
+            let mut size = self.meta(after.next())?.encoded_size();
+            let mut last = after.next();
+            while last < upto {
+                size += self.meta(last.next())?.encoded_size();
+                if size > bytes_max {
+                    break;
+                }
+                last = last.next();
+            }
+            Ok(last)
+        }
+
+        fn snapshot(&self) -> Option<EntryId> {
+            None
+        }
+    }
+
+    fn meta(term: u64) -> EntryMeta {
+        EntryMeta { term: Term(term), kind: EntryKind::Normal, size: 8 }
+    }
+
+    fn id(term: u64, index: u64) -> EntryId {
+        EntryId { term: Term(term), index: Index(index) }
+    }
+
+    /// Terms of a log that begins after `base` with `stable` durable and then `unstable` entries.
+    fn log(base: EntryId, stable: &[u64], unstable: &[u64]) -> RaftLog<Stable> {
+        let entries = stable.iter().map(|term| meta(*term)).collect();
+        let mut log = RaftLog::new(Stable { base, entries }, 1000);
+        unstable.iter().for_each(|term| log.unstable.push(meta(*term)));
+        log
+    }
+
+    #[test]
+    fn terms_on_both_sides_of_the_seam() {
+        let log = log(id(1, 10), &[1, 2], &[2, 3]);
+        let check = |index: u64, expected: Result<u64, StorageError>| {
+            assert_eq!(log.term(Index(index)), expected.map(Term), "{index}");
+        };
+        check(9, Err(StorageError::Compacted { index: Index(9), base: Index(10) }));
+        check(10, Ok(1));
+        check(11, Ok(1));
+        check(12, Ok(2));
+        check(13, Ok(2));
+        check(14, Ok(3));
+        check(15, Err(StorageError::Unavailable { index: Index(15), last: Index(14) }));
+    }
+
+    #[test]
+    fn runs_within_a_budget() {
+        // Every record takes 32 bytes; entries 1..=3 are durable, 4..=6 are not.
+        let log = log(EntryId::default(), &[1, 1, 1], &[1, 1, 1]);
+        let check = |after: u64, size_max: u64, last: u64| {
+            let size = (last - after) * 32;
+            assert_eq!(log.limit(Index(after), size_max), Ok((Index(last), size)), "after {after} within {size_max}");
+        };
+        check(0, 0, 1);
+        check(0, 31, 1);
+        check(0, 64, 2);
+        check(0, 96, 3);
+        check(0, 127, 3);
+        check(0, 128, 4);
+        check(2, 64, 4);
+        check(3, 0, 4);
+        check(3, 64, 5);
+        check(0, u64::MAX, 6);
+        check(5, 64, 6);
+        check(6, 64, 6);
+    }
+
+    #[test]
+    fn where_logs_can_match() {
+        let log = log(id(1, 2), &[1, 3, 3], &[5, 5]);
+        let check = |upto: EntryId, expected: EntryId| assert_eq!(log.find_conflict(upto), expected, "{upto}");
+        check(id(5, 7), id(5, 7));
+        check(id(4, 7), id(3, 5));
+        check(id(3, 7), id(3, 5));
+        check(id(2, 7), id(1, 3));
+        check(id(0, 7), id(0, 1));
+        check(id(9, 9), id(0, 9));
+    }
+
+    #[test]
+    fn lots_wait_for_what_is_applied() {
+        let mut log = log(EntryId::default(), &[1; 100], &[1]);
+        log.commit_to(Index(101));
+        assert_eq!(log.take_committed(), (Index(0), Index(31)), "31 records of 32 bytes");
+        assert!(!log.has_committed(), "the limit is reached, and more is left");
+        assert_eq!(log.applied_to(Index(30)), 0, "the lot is not through");
+        assert_eq!(log.take_committed(), (Index(31), Index(32)), "one always goes");
+        assert!(!log.has_committed());
+        assert_eq!(log.applied_to(Index(31)), 31 * 8);
+        assert_eq!(log.take_committed(), (Index(32), Index(62)));
+        assert_eq!(log.applied_to(Index(62)), 31 * 8);
+        assert_eq!(log.take_committed(), (Index(62), Index(93)));
+        log.applied_to(Index(93));
+        assert_eq!(log.take_committed(), (Index(93), Index(100)), "the last is not durable");
+        log.unstable.stable_to(id(1, 101));
+        log.storage.entries.push(meta(1));
+        assert_eq!(log.take_committed(), (Index(100), Index(101)));
+    }
+
+    #[test]
+    fn nothing_is_applied_beside_a_snapshot() {
+        let mut log = log(EntryId::default(), &[1; 3], &[]);
+        log.commit_to(Index(2));
+        log.restore(id(2, 9));
+        assert!(!log.has_committed());
+        assert_eq!((log.base(), log.last_id(), log.committed), (id(2, 9), id(2, 9), Index(9)));
+        assert_eq!(log.term(Index(2)), Err(StorageError::Compacted { index: Index(2), base: Index(9) }));
+        log.storage = Stable { base: id(2, 9), entries: Vec::new() };
+        log.stable_snapshot_to(id(2, 9));
+        assert_eq!((log.applied, log.applying), (Index(9), Index(9)));
+    }
+
+    proptest! {
+        /// Appends that replace, writes that finish in order: the log is always that of a plain list.
+        #[test]
+        fn like_a_list(ops in proptest::collection::vec((0_u8..6, 0_u64..12, 1_usize..4), 1..120)) {
+            let mut log = log(EntryId::default(), &[], &[]);
+            let mut list: Vec<EntryMeta> = Vec::new();
+            let mut writes: VecDeque<(Index, Vec<EntryMeta>, EntryId, u64)> = VecDeque::new();
+            let mut term = 1;
+            for (op, back, count) in ops {
+                match op {
+                    0..3 => {
+                        // A new term may replace the uncommitted tail.
+                        let keep = if op == 0 { (list.len() as u64).saturating_sub(back) } else { list.len() as u64 };
+                        let keep = keep.max(log.committed.0);
+                        term += u64::from(op == 0);
+                        list.truncate(usize::try_from(keep).unwrap());
+                        let metas = vec![meta(term); count];
+                        log.append(Index(keep + 1), &metas);
+                        list.extend(metas);
+                    }
+                    3 => {
+                        let (after, upto) = log.unstable.to_write();
+                        let metas: Vec<_> = (after.0 + 1..=upto.0).map(|at| log.meta(Index(at)).unwrap()).collect();
+                        log.unstable.accept();
+                        writes.push_back((after, metas, log.last_id(), term));
+                    }
+                    4 => {
+                        if let Some((after, metas, last, asked)) = writes.pop_front() {
+                            if !metas.is_empty() {
+                                log.storage.entries.truncate(usize::try_from(after.0).unwrap());
+                                log.storage.entries.extend(metas);
+                            }
+                            if asked == term {
+                                log.unstable.stable_to(last);
+                            }
+                        }
+                    }
+                    _ => {
+                        log.commit_to(Index(back.min(list.len() as u64)));
+                        let (after, upto) = log.take_committed();
+                        prop_assert!(after <= upto && upto < log.unstable.offset && upto <= log.committed);
+                        log.applied_to(upto);
+                    }
+                }
+                prop_assert_eq!(log.last_index().0, list.len() as u64);
+                for (at, known) in list.iter().enumerate() {
+                    prop_assert_eq!(log.meta(Index(at as u64 + 1)), Ok(*known));
+                }
+            }
+        }
+    }
+}
