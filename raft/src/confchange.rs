@@ -1,4 +1,16 @@
 //! Changes of membership as arithmetic on [`ConfState`]: simple changes, and joint consensus (thesis 4.3). Pure.
+//!
+//! The core never sees a payload; [`ConfChange::encode`] is the one that our own shells use. Layout, little-endian:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 1 | transition: 0 auto, 1 joint implicit, 2 joint explicit |
+//! | 1 + 9 n | 1 | operation: 0 add voter, 1 add learner, 2 remove, 3 update |
+//! | 2 + 9 n | 8 | peer |
+//!
+//! No bytes at all are the leaving of a joint configuration, as the core itself proposes it.
+
+use bytes::BufMut;
 
 use crate::types::{ConfState, PeerId};
 
@@ -17,14 +29,15 @@ pub enum ConfChangeOp {
 
 /// How a change is made.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u8)]
 pub enum Transition {
     /// Simple if it is one operation, else joint and left by itself.
     #[default]
-    Auto,
+    Auto = 0,
     /// Joint, left by itself.
-    JointImplicit,
+    JointImplicit = 1,
     /// Joint, left by another change (one without operations).
-    JointExplicit,
+    JointExplicit = 2,
 }
 
 /// A change of membership; without operations and [`Transition::Auto`], the leaving of a joint configuration.
@@ -59,6 +72,54 @@ impl ConfChange {
     #[must_use]
     pub fn enters_joint(&self) -> bool {
         self.transition != Transition::Auto || self.ops.len() > 1
+    }
+}
+
+impl ConfChange {
+    /// Appends its encoding.
+    pub fn encode(&self, out: &mut impl BufMut) {
+        if self.leaves_joint() {
+            return;
+        }
+        out.put_u8(self.transition as u8);
+        for op in &self.ops {
+            let (number, peer) = match *op {
+                ConfChangeOp::AddVoter(peer) => (0, peer),
+                ConfChangeOp::AddLearner(peer) => (1, peer),
+                ConfChangeOp::Remove(peer) => (2, peer),
+                ConfChangeOp::Update(peer) => (3, peer),
+            };
+            out.put_u8(number);
+            out.put_u64_le(peer.0);
+        }
+    }
+
+    /// Reads a payload; nothing if it is no change.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<ConfChange> {
+        let Some((transition, ops)) = payload.split_first() else { return Some(ConfChange::leave_joint()) };
+        let transition = match transition {
+            0 => Transition::Auto,
+            1 => Transition::JointImplicit,
+            2 => Transition::JointExplicit,
+            _ => return None,
+        };
+        let (ops, rest) = ops.as_chunks::<9>();
+        if !rest.is_empty() {
+            return None;
+        }
+        let op = |bytes: &[u8; 9]| {
+            let [number, peer @ ..] = *bytes;
+            let peer = PeerId(u64::from_le_bytes(peer));
+            match number {
+                0 => Some(ConfChangeOp::AddVoter(peer)),
+                1 => Some(ConfChangeOp::AddLearner(peer)),
+                2 => Some(ConfChangeOp::Remove(peer)),
+                3 => Some(ConfChangeOp::Update(peer)),
+                _ => None,
+            }
+        };
+        Some(ConfChange { transition, ops: ops.iter().map(op).collect::<Option<_>>()? })
     }
 }
 
@@ -269,6 +330,7 @@ fn remove(list: &mut Vec<PeerId>, id: PeerId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     fn ids(list: &[u64]) -> Vec<PeerId> {
@@ -365,9 +427,25 @@ mod tests {
         check(&[0, 1], &[], &[], &[], false);
     }
 
+    #[test]
+    fn encoding() {
+        for text in ["leave", "v1", "=v1 l2", "!r3 u4 v18446744073709551615", "="] {
+            let change = parse(text);
+            let mut bytes = Vec::new();
+            change.encode(&mut bytes);
+            assert_eq!(bytes.len(), if change.leaves_joint() { 0 } else { 1 + 9 * change.ops.len() });
+            assert_eq!(ConfChange::decode(&bytes), Some(change), "{text}");
+        }
+        assert_eq!(ConfChange::decode(&[3]), None, "no such transition");
+        assert_eq!(ConfChange::decode(&[0, 4, 1, 0, 0, 0, 0, 0, 0, 0]), None, "no such operation");
+        assert_eq!(ConfChange::decode(&[0, 1, 1]), None, "cut short");
+    }
+
     proptest! {
         #[test]
-        fn every_result_is_a_membership(steps in proptest::collection::vec((0_u8..3, proptest::collection::vec((0_u8..4, 1_u64..6), 0..5)), 1..20)) {
+        fn every_result_is_a_membership(
+            steps in vec((0_u8..3, vec((0_u8..4, 1_u64..6), 0..5)), 1..20),
+        ) {
             let mut conf = ConfState { voters: ids(&[1, 2, 3]), ..ConfState::default() };
             for (kind, ops) in steps {
                 let op = |(op, id): (u8, u64)| match op {

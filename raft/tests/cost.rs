@@ -26,3 +26,12 @@ fn propose_to_commit_over_three_members() {
         println!("batch {batch}: {best:?} from propose to applied on all three");
     }
 }
+
+#[test]
+#[ignore = "a measurement"]
+fn memory_of_an_idle_member() {
+    let raft = std::mem::size_of::<ringraft_raft::Raft<support::log::MemLog>>();
+    let storage = std::mem::size_of::<support::log::MemLog>();
+    let progress = std::mem::size_of::<ringraft_raft::Progress>();
+    println!("{} bytes, and {progress} per member of the group", raft - storage);
+}

@@ -1,0 +1,320 @@
+//! The doors, one rule at a time: what is refused and why, what waits for a sync, how the window fills.
+
+mod support;
+
+use ringraft_raft::{
+    Body, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState, Index,
+    Message, OpenError, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused, Role, StepError, Term,
+};
+use support::log::MemLog;
+use support::node::voters;
+
+const OWN: PeerId = PeerId(1);
+
+fn id(term: u64, index: u64) -> EntryId {
+    EntryId { term: Term(term), index: Index(index) }
+}
+
+fn meta(term: u64) -> EntryMeta {
+    EntryMeta { term: Term(term), kind: EntryKind::Normal, size: 8 }
+}
+
+/// A log whose entries have these terms, and a hard state that fits.
+fn log_of(terms: &[u64], commit: u64) -> MemLog {
+    let term = Term(terms.last().copied().unwrap_or(0));
+    let hard = HardState { term, vote: PeerId::ZERO, commit: Index(commit) };
+    MemLog { hard, entries: terms.iter().map(|term| meta(*term)).collect(), ..MemLog::new(voters(3)) }
+}
+
+fn member(config: Config, log: MemLog) -> Raft<MemLog> {
+    Raft::new(config, log).unwrap()
+}
+
+fn plain() -> Config {
+    Config { pre_vote: false, check_quorum: false, ..Config::new(OWN) }
+}
+
+fn from(peer: u64, term: u64, body: Body) -> Message {
+    Message { from: PeerId(peer), to: OWN, term: Term(term), body }
+}
+
+/// Takes one Ready and makes its write durable. Returns what left at once, and what left after the sync.
+fn turn(raft: &mut Raft<MemLog>) -> (Vec<Message>, Vec<Message>) {
+    let mut ready = Ready::default();
+    raft.ready(&mut ready);
+    let mut after = Vec::new();
+    if let Some(append) = &mut ready.append {
+        let (before, upto) = append.entries;
+        let metas: Vec<_> = (before.0 + 1..=upto.0).map(|at| raft.meta(Index(at)).unwrap()).collect();
+        let log = raft.storage_mut();
+        if !metas.is_empty() {
+            log.truncate(before);
+            log.entries.extend(metas);
+        }
+        for message in append.after_sync.hold() {
+            if message.to == OWN {
+                raft.step(message, &[]).unwrap();
+            }
+            after.push(message);
+        }
+        raft.synced(append.ticket);
+    }
+    if ready.committed.0 < ready.committed.1 {
+        raft.applied(ready.committed.1);
+    }
+    (ready.messages, after)
+}
+
+/// Leads three voters; the others have said nothing since the election.
+fn leader(config: Config, terms: &[u64]) -> Raft<MemLog> {
+    let mut raft = member(config, log_of(terms, 0));
+    raft.campaign();
+    turn(&mut raft);
+    let term = raft.term().0;
+    raft.step(from(2, term, Body::VoteReply { granted: true }), &[]).unwrap();
+    assert_eq!(raft.role(), Role::Leader);
+    raft
+}
+
+/// Leads, and everybody has everything.
+fn settled_leader(config: Config) -> Raft<MemLog> {
+    let mut raft = leader(config, &[]);
+    while raft.has_ready() {
+        turn(&mut raft);
+        for peer in [2, 3] {
+            let ack = Body::AppendAck { index: raft.last_index() };
+            raft.step(from(peer, 1, ack), &[]).unwrap();
+        }
+    }
+    assert_eq!(raft.commit(), raft.last_index());
+    raft
+}
+
+fn appends(messages: &[Message], to: u64) -> Vec<(u64, u64)> {
+    let one = |message: &Message| match message.body {
+        Body::Append { prev, last, .. } if message.to.0 == to => Some((prev.index.0, last.0)),
+        _ => None,
+    };
+    messages.iter().filter_map(one).collect()
+}
+
+#[test]
+fn what_a_member_can_start_from() {
+    let open = |config: Config, log: MemLog| Raft::new(config, log).map(|raft| raft.status());
+    let with = |applied: u64| Config { applied: Index(applied), ..plain() };
+    let status = open(with(0), log_of(&[1, 1, 2], 2)).unwrap();
+    assert_eq!((status.term, status.commit, status.applied, status.last), (Term(2), Index(2), Index(0), id(2, 3)));
+    // The stored commit index may lag behind what was applied.
+    let status = open(with(3), log_of(&[1, 1, 2], 1)).unwrap();
+    assert_eq!((status.commit, status.applied), (Index(3), Index(3)));
+
+    let (base, last) = (Index(0), Index(2));
+    assert_eq!(open(with(0), log_of(&[1, 1], 3)), Err(OpenError::Commit { commit: Index(3), last }));
+    assert_eq!(open(with(3), log_of(&[1, 1], 1)), Err(OpenError::Applied { applied: Index(3), base, last }));
+    let old = MemLog { hard: HardState::default(), ..log_of(&[1, 2], 0) };
+    assert_eq!(open(with(0), old), Err(OpenError::Term { term: Term(0), last: Term(2) }));
+    let bad = ConfState { voters: vec![OWN], learners: vec![OWN], ..ConfState::default() };
+    assert!(matches!(open(with(0), MemLog { conf: bad, ..log_of(&[], 0) }), Err(OpenError::Membership(_))));
+    let zero = Config { heartbeat_ticks: 0, ..plain() };
+    let error = ConfigError { field: "heartbeat_ticks", rule: "must be at least 1" };
+    assert_eq!(open(zero, log_of(&[], 0)), Err(OpenError::Config(error)));
+}
+
+#[test]
+fn refusals() {
+    let mut raft = member(plain(), log_of(&[], 0));
+    assert_eq!(raft.propose(EntryKind::Normal, 1), Err(Refused::NoLeader));
+    assert_eq!(raft.read_index(ReadId(1)), Err(Refused::NoLeader));
+    assert_eq!(raft.transfer_leader(PeerId(2)), Err(Refused::NoLeader));
+
+    let mut raft = settled_leader(Config { read_count_max: 1, ..plain() });
+    assert_eq!(raft.propose(EntryKind::Normal, u32::MAX), Err(Refused::TooLong { size: u64::from(u32::MAX) }));
+    assert_eq!(raft.transfer_leader(PeerId(9)), Err(Refused::NotVoter { target: PeerId(9) }));
+    assert_eq!(raft.propose_conf_change(&ConfChange::leave_joint(), 0), Err(Refused::NotJoint));
+    assert_eq!(raft.read_index(ReadId(1)), Ok(()));
+    assert_eq!(raft.read_index(ReadId(2)), Err(Refused::TooManyReads { limit: 1 }));
+    let change = ConfChange::simple(ConfChangeOp::AddLearner(PeerId(4)));
+    let Ok(Proposed::Appended(at)) = raft.propose_conf_change(&change, 9) else { panic!("a leader takes it") };
+    let pending = Err(Refused::ConfChangePending { index: at.index });
+    assert_eq!(raft.propose_conf_change(&change, 9), pending);
+    assert_eq!(raft.propose(EntryKind::ConfChange, 9), pending);
+    assert_eq!(raft.transfer_leader(PeerId(2)), Ok(()));
+    assert_eq!(raft.propose(EntryKind::Normal, 1), Err(Refused::Transferring { target: PeerId(2) }));
+}
+
+#[test]
+fn messages_that_are_not_taken() {
+    let check = |raft: &mut Raft<MemLog>, message: Message, entries: &[EntryMeta], expected: StepError| {
+        assert_eq!(raft.step(message, entries), Err(expected), "{message:?}");
+    };
+    let append = |prev: EntryId, last: u64| Body::Append { prev, last: Index(last), commit: Index(0) };
+    let malformed = |what| StepError::Malformed { from: PeerId(2), what };
+    let mut raft = member(plain(), log_of(&[1, 1, 2], 2));
+    let raft = &mut raft;
+    let (two, term) = (PeerId(2), 2);
+    let elsewhere = Message { to: PeerId(3), ..from(2, term, Body::TimeoutNow) };
+    check(raft, elsewhere, &[], StepError::NotForUs { to: PeerId(3) });
+    check(raft, from(9, term, Body::AppendAck { index: Index(1) }), &[], StepError::UnknownPeer { from: PeerId(9) });
+    check(raft, from(1, term, Body::TimeoutNow), &[], StepError::Forged);
+    check(raft, from(2, term, Body::Snapshot { at: id(2, 9) }), &[], StepError::SnapshotDoor);
+    check(raft, from(2, 0, Body::TimeoutNow), &[], malformed("term missing, or where none belongs"));
+    check(raft, from(2, u64::MAX, Body::TimeoutNow), &[], malformed("term out of bounds"));
+    check(raft, from(2, term, append(id(2, 3), 5)), &[meta(2)], malformed("entries are not those of its range"));
+    check(raft, from(2, term, append(id(2, 3), 4)), &[meta(1)], malformed("terms of entries go back"));
+    check(raft, from(2, term, append(id(2, 3), 4)), &[meta(3)], malformed("an entry from a future term"));
+    let conflict = StepError::CommittedConflict { from: two, index: Index(1), committed: Index(2) };
+    check(raft, from(2, term, append(id(2, 1), 1)), &[], conflict);
+    let commit = Body::Heartbeat { commit: Index(4), read: 0 };
+    check(raft, from(2, term, commit), &[], StepError::CommitBeyondLog { from: two, commit: Index(4), last: Index(3) });
+    assert_eq!((raft.commit(), raft.leader()), (Index(2), Some(two)), "still a sign of life");
+
+    let mut raft = settled_leader(plain());
+    let (ack, last) = (Body::AppendAck { index: Index(9) }, raft.last_index());
+    check(&mut raft, from(2, 1, ack), &[], StepError::AckBeyondLog { from: two, index: Index(9), last });
+    check(&mut raft, from(2, 1, append(id(0, 0), 0)), &[], StepError::SecondLeader { from: two, term: Term(1) });
+}
+
+#[test]
+fn what_waits_for_the_sync() {
+    let mut raft = member(plain(), log_of(&[1, 1], 2));
+    // A vote is a promise, a refused one is none.
+    raft.step(from(2, 2, Body::Vote { last: id(1, 2), transfer: false }), &[]).unwrap();
+    raft.step(from(3, 2, Body::Vote { last: id(1, 2), transfer: false }), &[]).unwrap();
+    let (now, after) = turn(&mut raft);
+    assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::VoteReply { granted: false }]);
+    assert_eq!(after.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::VoteReply { granted: true }]);
+    // Two appends, one write, one acknowledgement.
+    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(2) };
+    raft.step(from(2, 2, append(id(1, 2), 3)), &[meta(2)]).unwrap();
+    raft.step(from(2, 2, append(id(2, 3), 5)), &[meta(2), meta(2)]).unwrap();
+    let (now, after) = turn(&mut raft);
+    assert_eq!(now, []);
+    assert_eq!(after.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::AppendAck { index: Index(5) }]);
+    // What is durable is acknowledged at once; a refusal too.
+    raft.step(from(2, 2, append(id(2, 5), 5)), &[]).unwrap();
+    raft.step(from(2, 2, append(id(2, 9), 9)), &[]).unwrap();
+    let (now, after) = turn(&mut raft);
+    let reject = Body::AppendReject { rejected: Index(9), hint: id(2, 5) };
+    assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::AppendAck { index: Index(5) }, reject]);
+    assert_eq!(after, []);
+}
+
+#[test]
+fn a_write_of_an_older_term_proves_nothing() {
+    let mut raft = member(plain(), log_of(&[], 0));
+    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(0) };
+    let write = |raft: &mut Raft<MemLog>| {
+        let mut ready = Ready::default();
+        raft.ready(&mut ready);
+        ready.append.expect("a write").ticket
+    };
+    // Entry 1 of term 1, replaced in term 2, put back in term 3 by a leader that has it of term 1.
+    raft.step(from(2, 1, append(id(0, 0), 1)), &[meta(1)]).unwrap();
+    let first = write(&mut raft);
+    raft.step(from(3, 2, append(id(0, 0), 1)), &[meta(2)]).unwrap();
+    let second = write(&mut raft);
+    raft.step(from(2, 3, append(id(0, 0), 1)), &[meta(1)]).unwrap();
+    let third = write(&mut raft);
+    raft.synced(first);
+    assert_eq!(raft.durable_index(), Index(0), "the second write would shine through");
+    raft.synced(second);
+    assert_eq!(raft.durable_index(), Index(0));
+    raft.synced(third);
+    assert_eq!(raft.durable_index(), Index(1));
+}
+
+#[test]
+fn the_window() {
+    // Records of 32 bytes, two to a message, two messages in flight.
+    let config = Config { message_size_max: 64, inflight_count_max: 2, ..plain() };
+    let mut raft = settled_leader(config);
+    let base = raft.last_index().0;
+    for _ in 0..7 {
+        raft.propose(EntryKind::Normal, 8).unwrap();
+    }
+    let (now, _) = turn(&mut raft);
+    assert_eq!(appends(&now, 2), [(base, base + 2), (base + 2, base + 4)], "until the window is full");
+    assert!(raft.progress(PeerId(2)).unwrap().is_paused());
+    raft.step(from(2, 1, Body::AppendAck { index: Index(base + 2) }), &[]).unwrap();
+    let (now, _) = turn(&mut raft);
+    let to_two = appends(&now, 2);
+    assert_eq!(to_two, [(base + 4, base + 6)], "one slot, one message");
+    // A heartbeat's answer lets one empty append through a full window.
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    let (now, _) = turn(&mut raft);
+    assert_eq!(appends(&now, 2), [(base + 6, base + 6)]);
+    // Unreachable: one probe at a time, from what is known.
+    raft.report_unreachable(PeerId(2));
+    assert_eq!(raft.progress(PeerId(2)).unwrap().state, ProgressState::Probe);
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    let (now, _) = turn(&mut raft);
+    assert_eq!(appends(&now, 2), [(base + 2, base + 4)]);
+    assert!(raft.progress(PeerId(2)).unwrap().is_paused());
+}
+
+#[test]
+fn tails_are_skipped_a_term_at_a_time() {
+    let check = |ours: &[u64], theirs: &[u64], probes_max: usize| {
+        let term = ours.iter().chain(theirs).max().unwrap() + 1;
+        let mut log = log_of(ours, 0);
+        log.hard.term = Term(term - 1);
+        let mut raft = member(plain(), log);
+        raft.campaign();
+        turn(&mut raft);
+        raft.step(from(2, term, Body::VoteReply { granted: true }), &[]).unwrap();
+        let mut log = log_of(theirs, 0);
+        log.hard.term = Term(term);
+        let mut other = Raft::new(Config::new(PeerId(2)), log).unwrap();
+        for probes in 1..100 {
+            let (now, _) = turn(&mut raft);
+            let Some(message) = now.into_iter().find(|one| one.to == PeerId(2)) else { panic!("no probe") };
+            let Body::Append { prev, last, .. } = message.body else { panic!("{message:?}") };
+            let metas: Vec<_> = (prev.index.0 + 1..=last.0).map(|at| raft.meta(Index(at)).unwrap()).collect();
+            other.step(message, &metas).unwrap();
+            let mut ready = Ready::default();
+            other.ready(&mut ready);
+            if let Some(reject) = ready.messages.first() {
+                raft.step(*reject, &[]).unwrap();
+                continue;
+            }
+            assert!(probes <= probes_max, "{probes} probes for {ours:?} against {theirs:?}");
+            assert_eq!(other.last_index(), raft.last_index());
+            return;
+        }
+        panic!("no end of probing for {ours:?} against {theirs:?}");
+    };
+    check(&[1, 1, 1], &[1, 1, 1], 1);
+    check(&[1, 1, 1, 4, 4, 4, 4], &[1, 1, 1], 2);
+    check(&[1, 1, 1, 4, 4, 4, 4, 4, 4], &[1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3], 3);
+    check(&[1, 3, 3, 3, 3, 3, 3, 3], &[1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2], 2);
+    check(&[1, 1, 2, 2, 3, 3, 4, 4, 5], &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], 2);
+}
+
+#[test]
+fn election_timeouts_differ() {
+    let mut timeouts = Vec::new();
+    for seed in 0..200 {
+        let mut raft = member(Config { seed, ..plain() }, log_of(&[], 0));
+        let ticks = (1..=20).find(|_| {
+            raft.tick();
+            raft.role() == Role::Candidate
+        });
+        timeouts.push(ticks.expect("within twice the configured ticks"));
+    }
+    assert!((10..20).all(|ticks| timeouts.iter().filter(|one| **one == ticks).count() > 5), "{timeouts:?}");
+}
+
+#[test]
+fn late_answers_to_an_older_pre_vote_do_not_count() {
+    let mut raft = member(Config::new(OWN), log_of(&[1], 1));
+    raft.campaign();
+    turn(&mut raft);
+    assert_eq!(raft.role(), Role::PreCandidate);
+    raft.step(from(3, 2, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    raft.campaign();
+    turn(&mut raft);
+    raft.step(from(2, 2, Body::PreVoteReply { granted: true }), &[]).unwrap();
+    assert_eq!(raft.role(), Role::PreCandidate, "that was about term 2");
+    raft.step(from(2, 3, Body::PreVoteReply { granted: true }), &[]).unwrap();
+    assert_eq!(raft.role(), Role::Candidate);
+}
