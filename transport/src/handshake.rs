@@ -661,3 +661,216 @@ fn hex(text: &str) -> Option<u64> {
     }
     u64::from_str_radix(text, 16).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stream(kind: StreamKind) -> Request {
+        Request {
+            purpose: Purpose::Stream(kind),
+            cluster: ClusterId(0xc1),
+            from: PeerId(0xa),
+            to: PeerId(0xb),
+            incarnation: 77,
+            shard: ShardNo(1),
+            shards: 4,
+        }
+    }
+
+    fn snapshot(size: u64) -> Request {
+        let at = EntryId { term: Term(5), index: Index(1000) };
+        let head = SnapshotHead { group: GroupId(0xf00), term: Term(6), at, size };
+        Request { purpose: Purpose::Snapshot(head), ..stream(StreamKind::Append) }
+    }
+
+    fn judge() -> Judge {
+        let config = JudgeConfig {
+            cluster: ClusterId(0xc1),
+            node: PeerId(0xb),
+            incarnation: 99,
+            snapshot_dirs: (0..4).map(|shard| PathBuf::from(format!("data/{shard}"))).collect(),
+            snapshot_size_max: 1000,
+        };
+        let members = Members::default();
+        members.add(PeerId(0xa));
+        members.remove(PeerId(0xd));
+        Judge::new(config, members)
+    }
+
+    fn refusal(verdict: Verdict) -> Option<HandshakeError> {
+        match verdict {
+            Verdict::Refuse { response } => Some(HandshakeError::of_refusal(&response)),
+            Verdict::Stream { .. } | Verdict::File { .. } => None,
+        }
+    }
+
+    #[test]
+    fn requests_round_trip() {
+        for request in [stream(StreamKind::Append), stream(StreamKind::Message), snapshot(u64::MAX)] {
+            let head = request.encode("host:2380");
+            assert_eq!(Request::parse(&head), Ok(request), "{}", String::from_utf8_lossy(&head));
+        }
+    }
+
+    #[test]
+    fn a_stream_is_let_in() {
+        let (judge, request) = (judge(), stream(StreamKind::Message));
+        let mut salts = BTreeSet::new();
+        for _ in 0..100 {
+            let Verdict::Stream { shard, response, greeting } = judge.judge(&request.encode("h")) else {
+                panic!("refused");
+            };
+            assert_eq!(shard, ShardNo(1));
+            let response = Response::parse(&response, &request).unwrap();
+            let link = request.link(&response).unwrap();
+            let Some(Greeting::Stream { kind, shard, from, incarnation, salt }) = Greeting::decode(&greeting) else {
+                panic!("no greeting");
+            };
+            // Both sides see the same link.
+            let theirs = Link { cluster: ClusterId(0xc1), from: PeerId(0xb), to: from, kind, shard, salt };
+            assert_eq!((theirs, incarnation), (link, 77));
+            salts.insert(salt);
+        }
+        assert_eq!(salts.len(), 100, "every connection has a salt of its own");
+    }
+
+    #[test]
+    fn a_snapshot_is_let_in() {
+        let Verdict::File { shard, response, done, greeting, path, size } = judge().judge(&snapshot(1000).encode("h"))
+        else {
+            panic!("refused");
+        };
+        assert_eq!((shard, size, status(&response), status(&done)), (ShardNo(1), 1000, Some(200), Some(204)));
+        assert!(path.starts_with("data/1"), "{}", path.display());
+        let Purpose::Snapshot(head) = snapshot(1000).purpose else { unreachable!("made above") };
+        let greeting = Greeting::decode(&greeting);
+        assert_eq!(greeting, Some(Greeting::Snapshot { shard: ShardNo(1), from: PeerId(0xa), head }));
+    }
+
+    #[test]
+    fn who_is_refused_and_why() {
+        let good = stream(StreamKind::Append);
+        for (request, why) in [
+            (Request { cluster: ClusterId(1), ..good }, Refusal::ClusterMismatch),
+            (Request { to: PeerId(1), ..good }, Refusal::ToMismatch),
+            (Request { from: PeerId(0xc), ..good }, Refusal::SenderNotFound),
+            (Request { from: PeerId(0xd), ..good }, Refusal::Removed),
+            (Request { shards: 5, ..good }, Refusal::ShardCountMismatch),
+            (Request { shard: ShardNo(4), ..good }, Refusal::BadRequest),
+            (Request { from: PeerId(0xd), ..snapshot(1) }, Refusal::Removed),
+            (snapshot(1001), Refusal::SnapshotTooLarge),
+        ] {
+            assert_eq!(refusal(judge().judge(&request.encode("h"))), Some(HandshakeError::Refused(why)), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn heads_that_are_not() {
+        let head = String::from_utf8(stream(StreamKind::Append).encode("h").to_vec()).unwrap();
+        let post = String::from_utf8(snapshot(10).encode("h").to_vec()).unwrap();
+        let many: String = (0..LINES_MAX).map(|n| format!("X-{n}: 1\r\n")).collect();
+        for (from, to, why) in [
+            ("GET", "PUT", Refusal::MethodNotAllowed),
+            ("stream/append", "stream/other", Refusal::InvalidPath),
+            ("/raft/stream/append/a", "/raft/stream/append", Refusal::InvalidPath),
+            ("/raft/stream/append/a", "/raft/stream/append/A", Refusal::InvalidFrom),
+            ("/raft/stream/append/a", "/raft/stream/append/0a", Refusal::InvalidFrom),
+            ("/raft/stream/append/a", "/raft/stream/append/b", Refusal::InvalidFrom),
+            ("/raft/stream/append/a", "/raft/stream/append/11111111111111111", Refusal::InvalidFrom),
+            ("HTTP/1.1", "HTTP/1.0", Refusal::BadRequest),
+            ("X-Raft-Version: 1\r\n", "", Refusal::IncompatibleVersion),
+            ("X-Raft-Version: 1", "X-Raft-Version: 0", Refusal::IncompatibleVersion),
+            ("X-Raft-Min-Version: 1", "X-Raft-Min-Version: 2", Refusal::IncompatibleVersion),
+            ("X-Raft-Cluster: c1\r\n", "", Refusal::BadRequest),
+            ("X-Raft-Cluster: c1\r\n", "X-Raft-Cluster: c1\r\nx-raft-cluster: c1\r\n", Refusal::BadRequest),
+            ("X-Raft-Cluster: c1", "X-Raft-Cluster: +c1", Refusal::BadRequest),
+            ("X-Raft-Shard: 1", "X-Raft-Shard: -1", Refusal::BadRequest),
+            ("X-Raft-Shards: 4", "X-Raft-Shards: 65536", Refusal::BadRequest),
+            ("X-Raft-Shards: 4", "X-Raft-Shards 4", Refusal::BadRequest),
+            ("Host: h", "Host: h\nX: y", Refusal::BadRequest),
+            ("Host: h", "Host: \u{e9}", Refusal::BadRequest),
+            ("Host: h\r\n", &many, Refusal::BadRequest),
+        ] {
+            let bad = head.replacen(from, to, 1);
+            assert_ne!(bad, head);
+            assert_eq!(Request::parse(bad.as_bytes()), Err(why), "{bad}");
+        }
+        let bad = post.replace("Content-Length: 10", "Content-Length: 99999999999999999999");
+        assert_eq!(Request::parse(bad.as_bytes()), Err(Refusal::BadRequest));
+        // Names are compared without case, unknown lines are skipped, a newer dialer that knows our version is fine.
+        let odd = head.replace("X-Raft-To:", "x-RAFT-to: \t").replace("Host: h", "Later: \tx\r\nUser-Agent: y");
+        let odd = odd.replace("X-Raft-Version: 1", "X-Raft-Version: 7");
+        assert_eq!(Request::parse(odd.as_bytes()), Ok(stream(StreamKind::Append)));
+    }
+
+    #[test]
+    fn answers_from_the_wrong_side() {
+        let request = stream(StreamKind::Append);
+        let good = Response { cluster: ClusterId(0xc1), from: PeerId(0xb), incarnation: 1, salt: u64::MAX };
+        let parse = |response: Response| Response::parse(&response.encode(), &request);
+        assert_eq!(parse(good), Ok(good));
+        assert_eq!(parse(Response { cluster: ClusterId(2), ..good }), Err(HandshakeError::Cluster(ClusterId(2))));
+        let node = HandshakeError::Node { expected: PeerId(0xb), got: PeerId(2) };
+        assert_eq!(parse(Response { from: PeerId(2), ..good }), Err(node));
+        for (head, error) in [
+            (&b"HTTP/1.1 200 OK\r\n\r\n"[..], HandshakeError::Malformed),
+            (b"HTTP/1.1 503 Busy\r\n\r\n", HandshakeError::Status(503)),
+            (b"HTTP/1.1 412 X\r\nX-Raft-Refusal: new reason\r\n\r\n", HandshakeError::Status(412)),
+            (b"SSH-2.0-x\r\n\r\n", HandshakeError::Malformed),
+            (b"", HandshakeError::Malformed),
+        ] {
+            assert_eq!(Response::parse(head, &request), Err(error), "{}", String::from_utf8_lossy(head));
+        }
+        let later = String::from_utf8(good.encode().to_vec()).unwrap();
+        let later = later.replace("Version: 1", "Version: 3");
+        assert_eq!(Response::parse(later.as_bytes(), &request), Err(HandshakeError::Version { newest: 3, oldest: 3 }));
+    }
+
+    #[test]
+    fn refusals_read_like_etcds() {
+        for refusal in Refusal::ALL {
+            let answer = refusal.encode();
+            let head = head_len(&answer).unwrap();
+            assert_eq!(status(&answer), Some(refusal.status().0));
+            assert_eq!(&answer[head..], format!("{}\n", refusal.reason()).as_bytes());
+            assert_eq!(HandshakeError::of_refusal(&answer[..head]), HandshakeError::Refused(refusal));
+        }
+    }
+
+    #[test]
+    fn members_come_and_go() {
+        let members = Members::default();
+        assert_eq!(members.check(PeerId(1)), Err(Refusal::SenderNotFound));
+        members.clone().add(PeerId(1));
+        assert_eq!(members.check(PeerId(1)), Ok(()));
+        members.remove(PeerId(1));
+        assert_eq!(members.check(PeerId(1)), Err(Refusal::Removed));
+        members.add(PeerId(1));
+        assert_eq!(members.check(PeerId(1)), Ok(()));
+    }
+
+    #[test]
+    fn other_greetings_are_nobodys() {
+        for bytes in [&b""[..], b"rrg1", &[0; 64], &[0; 65], b"client"] {
+            assert_eq!(Greeting::decode(bytes), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_is_total(bytes in proptest::collection::vec(any::<u8>(), 0..300), at in 0_usize..400) {
+            let _ = Request::parse(&bytes);
+            let _ = Response::parse(&bytes, &stream(StreamKind::Append));
+            let _ = HandshakeError::of_refusal(&bytes);
+            let _ = Greeting::decode(&bytes);
+            // Damage in the middle of a good head.
+            let mut head = snapshot(5).encode("h").to_vec();
+            let at = at % head.len();
+            head.splice(at..at, bytes.iter().take(3).copied());
+            let _ = judge().judge(&head);
+        }
+    }
+}

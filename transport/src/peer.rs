@@ -197,7 +197,7 @@ impl Peer {
         self.counters.dropped_lost += writer.queue().len() as u64 + writer.in_flight_messages();
     }
 
-    /// What is next due on one pair of streams, and when.
+    /// What is next due on the stream of this kind that we read, and when.
     pub(crate) fn read_due(&self, kind: StreamKind, config: &Config) -> Option<(Time, Due)> {
         match self.readers[kind.slot()].state {
             ReadState::Waiting { at } => Some((at, Due::Dial)),
@@ -207,6 +207,7 @@ impl Peer {
         }
     }
 
+    /// What is next due on the stream of this kind that we write, and when.
     pub(crate) fn write_due(&self, kind: StreamKind, config: &Config) -> Option<(Time, Due)> {
         let writer = self.writers[kind.slot()].as_ref()?;
         Some(match writer.in_flight_since() {
@@ -241,6 +242,8 @@ impl Peer {
             peer: self.id,
             active: self.active,
             since: self.since,
+            reading: self.readers.iter().filter(|side| side.stream().is_some()).count(),
+            writing: self.writers.iter().flatten().count(),
             incarnation: self.incarnation,
             queued: queues().map(|queue| queue.len()).sum(),
             queued_bytes: queues().map(|queue| queue.bytes()).sum(),
@@ -256,4 +259,24 @@ fn backoff(attempts: u32, min: Duration, max: Duration, dice: u64) -> Duration {
     let whole = min.saturating_mul(1_u32.checked_shl(attempts).unwrap_or(u32::MAX)).min(max);
     let half = u64::try_from(whole.as_nanos() / 2).unwrap_or(u64::MAX / 2);
     Duration::from_nanos(half + dice % (half + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_to_its_limit() {
+        let (min, max) = (Duration::from_millis(50), Duration::from_secs(2));
+        for (attempts, whole) in
+            [(0, 50), (1, 100), (2, 200), (5, 1600), (6, 2000), (31, 2000), (32, 2000), (900, 2000)]
+        {
+            let whole = Duration::from_millis(whole);
+            for dice in [0, 1, 12_345_678_901, u64::MAX / 3, u64::MAX] {
+                let wait = backoff(attempts, min, max, dice);
+                assert!((whole / 2..=whole).contains(&wait), "attempt {attempts}: {wait:?}");
+            }
+            assert_eq!(backoff(attempts, min, max, 0), whole / 2);
+        }
+    }
 }

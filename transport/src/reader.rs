@@ -54,7 +54,7 @@ impl StreamReader {
             piece = if self.carry.is_empty() {
                 self.in_place(piece, &mut deliver)?
             } else {
-                self.from_carry(piece, &mut deliver)?
+                self.through_carry(piece, &mut deliver)?
             };
         }
         Ok(())
@@ -81,7 +81,7 @@ impl StreamReader {
         Ok(rest)
     }
 
-    fn from_carry<'a>(
+    fn through_carry<'a>(
         &mut self,
         piece: &'a [u8],
         deliver: &mut impl FnMut(Frame<'_>) -> Result<(), CodecError>,

@@ -15,6 +15,10 @@ pub struct PeerStatus {
     pub active: bool,
     /// Since when it is so.
     pub since: Time,
+    /// How many of the two streams we read are there.
+    pub reading: usize,
+    /// How many of the two streams we write are there.
+    pub writing: usize,
     /// The start of its process, as last heard; 0: never heard.
     pub incarnation: u64,
     /// Messages that wait.

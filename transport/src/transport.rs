@@ -576,6 +576,11 @@ impl Transport {
         self.peers[at].writers[kind.slot()].as_ref().map(|writer| writer.stream)
     }
 
+    pub(crate) fn write_link(&self, peer: PeerId, kind: StreamKind) -> Link {
+        let at = self.find(peer).unwrap();
+        self.peers[at].writers[kind.slot()].as_ref().unwrap().link
+    }
+
     pub(crate) fn drop_read_stream(&mut self, io: &mut impl Io, peer: PeerId, kind: StreamKind) {
         let at = self.find(peer).unwrap();
         let stream = self.peers[at].readers[kind.slot()].stream().unwrap();

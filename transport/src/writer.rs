@@ -267,3 +267,104 @@ fn copied(item: &Queued) -> usize {
 fn len32(len: usize) -> u32 {
     u32::try_from(len).expect("bounded by the body of a frame")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ringraft_io::ShardNo;
+    use ringraft_raft::record::{self, GroupSeed};
+    use ringraft_raft::{Body, EntryId, EntryKind, Index, PeerId, Term};
+
+    use super::*;
+    use crate::codec::{Items, Sections};
+    use crate::frame::{ClusterId, StreamKind};
+    use crate::reader::StreamReader;
+
+    fn writer() -> StreamWriter {
+        let link = Link {
+            cluster: ClusterId(7),
+            from: PeerId(1),
+            to: PeerId(2),
+            kind: StreamKind::Message,
+            shard: ShardNo(0),
+            salt: 1,
+        };
+        StreamWriter::new(StreamId(1), link, QueueLimits { messages_max: 1000, bytes_max: 1 << 30 }, Time(0))
+    }
+
+    /// Queues one thing and says how it should arrive.
+    fn push(writer: &mut StreamWriter, n: u64, what: u8, size: usize) -> String {
+        let group = GroupId(n);
+        match what {
+            0 => {
+                let id = EntryId { term: Term(2), index: Index(n + 1) };
+                let mut run = BytesMut::new();
+                record::encode(GroupSeed::of(group), id, EntryKind::Normal, &[&vec![1; size]], &mut run);
+                let run = run.freeze();
+                // Cut anywhere: pieces need not end with records.
+                let runs = [run.slice(..run.len() / 3), run.slice(run.len() / 3..)];
+                let prev = EntryId { term: Term(2), index: Index(n) };
+                let what = What::Append { term: Term(3), prev, commit: Index(1), count: 1 };
+                writer.push(group, what, runs).unwrap();
+                format!("append {n} {}", run.len())
+            }
+            1 => {
+                writer.push(group, What::Proposal, [Bytes::from(vec![2; size])]).unwrap();
+                format!("proposal {n} {size}")
+            }
+            _ => {
+                let body = Body::Heartbeat { commit: Index(n), read: size as u64 };
+                writer.push(group, What::Message { term: Term(3), body }, []).unwrap();
+                format!("message {n} {size}")
+            }
+        }
+    }
+
+    fn sizes() -> impl Strategy<Value = usize> {
+        prop_oneof![0_usize..20, 400_usize..700, 0_usize..9000]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_queued_is_what_is_read(
+            items in proptest::collection::vec((0_u8..4, sizes()), 1..60),
+            payload_max in prop_oneof![1_usize..100, 1000_usize..100_000],
+        ) {
+            let mut writer = writer();
+            let want: Vec<_> =
+                (1..).zip(&items).map(|(n, (what, size))| push(&mut writer, n, *what, *size)).collect();
+            let (mut reader, mut got, mut messages) = (StreamReader::new(&writer.link), Vec::new(), 0);
+            while writer.can_send() {
+                let mut bufs = Vec::new();
+                let made = writer.gather(Time(0), payload_max, &mut bufs);
+                messages += made.messages;
+                prop_assert!(bufs.len() <= SEND_BUFS_MAX && !bufs.iter().any(Bytes::is_empty));
+                let bytes = bufs.concat();
+                prop_assert!(made.messages == 1 || bytes.len() <= payload_max + HEADER * items.len());
+                writer.sent(bytes.len());
+                reader.push(&bytes, |frame| {
+                    if frame.kind == FrameKind::Append {
+                        for section in Sections::new(frame.body, frame.count) {
+                            let section = section?;
+                            got.push(format!("append {} {}", section.group, section.records.len()));
+                        }
+                        return Ok(());
+                    }
+                    for item in Items::new(frame.body, frame.count) {
+                        got.push(match item? {
+                            codec::Item::Proposal { group, payload } => format!("proposal {group} {}", payload.len()),
+                            codec::Item::Message { group, body: Body::Heartbeat { read, .. }, .. } => {
+                                format!("message {group} {read}")
+                            }
+                            codec::Item::Message { body, .. } => format!("{body:?}"),
+                        });
+                    }
+                    Ok(())
+                }).unwrap();
+            }
+            prop_assert_eq!(messages, items.len() as u64);
+            prop_assert_eq!(got, want);
+            prop_assert_eq!(writer.queue().bytes(), 0);
+        }
+    }
+}

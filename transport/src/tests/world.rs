@@ -123,6 +123,13 @@ impl Net {
         }
     }
 
+    /// Bytes arrive from nowhere at the far end of a stream, or at this one.
+    pub(crate) fn inject(&mut self, stream: StreamId, far: bool, bytes: Vec<u8>) {
+        let stream = if far { self.streams[&stream].other } else { stream };
+        let node = self.streams[&stream].node;
+        self.inboxes[node].push_back(Event::Bytes(stream, bytes));
+    }
+
     pub(crate) fn release_one_dial(&mut self) {
         let (node, dial) = self.held_dials.remove(0);
         self.connect(node, dial);
