@@ -127,6 +127,9 @@ impl SendQueue {
     }
 
     fn admit(&self, item: &Queued) -> Result<(), Refused> {
+        if item.runs > RUNS_MAX {
+            return Err(Refused::TooLarge);
+        }
         let max = match item.what {
             What::Append { count, .. } => {
                 assert!(item.run_bytes.is_multiple_of(8), "records are multiples of 8 bytes");
@@ -136,7 +139,7 @@ impl SendQueue {
             What::Message { .. } => 0,
             What::Proposal => PROPOSAL_MAX,
         };
-        if item.run_bytes > max || item.runs > RUNS_MAX {
+        if item.run_bytes > max {
             Err(Refused::TooLarge)
         } else if !self.is_empty() && self.bytes + item.body_len() > self.limits.bytes_max {
             Err(Refused::Full)
@@ -210,7 +213,7 @@ mod tests {
     #[test]
     fn never_in_one_frame() {
         let mut queue = queue(10, 1000);
-        let many = (0..=RUNS_MAX).map(|_| Bytes::from_static(&[0; 8]));
+        let many = (0..=RUNS_MAX + 1).map(|_| Bytes::from_static(&[0; 4]));
         assert_eq!(queue.push(GroupId(1), append(1), many), Err(Refused::TooLarge));
         assert_eq!(queue.push(GroupId(1), What::Proposal, [bytes(PROPOSAL_MAX + 1)]), Err(Refused::TooLarge));
         assert_eq!(queue.push(GroupId(1), What::Proposal, [bytes(PROPOSAL_MAX)]), Ok(()));

@@ -279,8 +279,9 @@ impl Transport {
     pub fn flush(&mut self, io: &mut impl Io) {
         self.now = io.now();
         self.closed.clear();
-        for at in 0..self.peers.len() {
-            for kind in StreamKind::ALL {
+        // Messages of all peers first: they are small, and someone waits for each of them.
+        for kind in [StreamKind::Message, StreamKind::Append] {
+            for at in 0..self.peers.len() {
                 self.flush_write(io, at, kind);
                 self.flush_read(io, at, kind);
             }
