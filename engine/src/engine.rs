@@ -310,8 +310,8 @@ impl Engine {
     /// durable, if that has moved.
     ///
     /// # Errors
-    /// [`EngineError::Failed`]: the log has ended, nothing more will become durable. [`EngineError::NoSegment`]: the log
-    /// goes on in what it has.
+    /// [`EngineError::Failed`]: the log has ended, nothing more will become durable. [`EngineError::NoSegment`]: the
+    /// log goes on in what it has.
     pub fn complete<I: Io>(&mut self, io: &mut I, completion: Completion) -> Result<Option<BatchNo>, EngineError> {
         let _ = io;
         match completion {

@@ -1,19 +1,35 @@
 //! Snapshot files: named, laid out, written in pieces, verified whole.
 //!
 //! A snapshot is a file of its own, `snap/<group>-<index>-<term>.snap` (hexadecimal, 16 digits each). It is written
-//! aside piece by piece ([`SnapshotWriter`], with `Job::WriteAside` and `Job::Commit`) or received from a peer, and read
-//! as a whole ([`SnapshotReader`]). Several may lie side by side; which one counts is what the log says. All numbers are
-//! little-endian, all parts multiples of 8 bytes:
+//! aside piece by piece ([`SnapshotWriter`], with `Job::WriteAside` and `Job::Commit`) or received from a peer, and
+//! read as a whole ([`SnapshotReader`]). Several may lie side by side; which one counts is what the log says. All
+//! numbers are little-endian, all parts multiples of 8 bytes:
 //!
-//! | part | size | content |
-//! |---|---|---|
-//! | header | 64 | magic `RRSNAP01`, log id, group, index, term, conf state's counts (4 x 16 bits), flags (1 auto leave) in 32 bits, zero in 32 bits, CRC-32 of the 56 bytes before and of the members in 32 bits, zero in 32 bits |
-//! | members | 8 n | voters, outgoing voters, learners, next learners |
-//! | chunk | 16 + length | length in 32 bits, CRC-32 in 32 bits, number of the chunk from 0 in 64 bits; the bytes; zeros up to a multiple of 8 |
-//! | trailer | 32 | `u32::MAX` in 32 bits, CRC-32 of the 24 bytes behind it in 32 bits, chunks, payload bytes, digest |
+//! | part | offset | size | field |
+//! |---|---|---|---|
+//! | header | 0 | 8 | magic `RRSNAP01` |
+//! | | 8 | 8 | log id |
+//! | | 16 | 8 | group |
+//! | | 24 | 8 | index |
+//! | | 32 | 8 | term |
+//! | | 40 | 8 | four counts of 16 bits: voters, outgoing voters, learners, next learners |
+//! | | 48 | 4 | flags: 1 auto leave |
+//! | | 52 | 4 | zero |
+//! | | 56 | 4 | CRC-32 of bytes 0..56 and of the members |
+//! | | 60 | 4 | zero |
+//! | members | 64 | 8 n | in the order of the counts |
+//! | chunk | 0 | 4 | length |
+//! | | 4 | 4 | CRC-32 of number and bytes, seeded with the header's |
+//! | | 8 | 8 | number of the chunk, from 0 |
+//! | | 16 | length | the bytes, then zeros up to a multiple of 8 |
+//! | trailer | 0 | 4 | `u32::MAX` |
+//! | | 4 | 4 | CRC-32 of what follows |
+//! | | 8 | 8 | chunks |
+//! | | 16 | 8 | payload bytes |
+//! | | 24 | 8 | digest |
 //!
-//! A chunk's CRC is seeded with the header's and covers its number and its bytes. The digest is FNV-1a (64 bits) over
-//! the CRCs of header and chunks in order: an exchanged, repeated or missing chunk is seen.
+//! The digest is FNV-1a (64 bits) over the CRCs of header and chunks in order: an exchanged, repeated or missing chunk
+//! is seen.
 
 use std::path::{Path, PathBuf};
 

@@ -191,6 +191,8 @@ struct Seen {
     attested: u64,
     epoch: u64,
     generation: u64,
+    /// The youngest batch: by epoch, then by number.
+    youngest: (u64, u64),
 }
 
 impl Seen {
@@ -210,6 +212,7 @@ impl Seen {
         self.attested = self.attested.max(header.durable);
         self.epoch = self.epoch.max(header.epoch);
         self.generation = self.generation.max(header.generation);
+        self.youngest = self.youngest.max((header.epoch, header.lsn));
     }
 }
 
@@ -421,7 +424,10 @@ impl Attempt<'_> {
         let entries = replay.entries();
         let groups = replay.finish(&tail.file.path, tail.cursor.generation_u32()?, tail.bytes)?;
         let attested = self.seen.attested;
-        let cut = (!matches!(tail.found, BlockError::Blank | BlockError::Length)).then(|| Cut {
+        // What follows may be an earlier life of a recycled segment; then nothing was torn.
+        let torn = matches!(tail.found, BlockError::Header | BlockError::Body);
+        let lost = self.seen.youngest > (tail.cursor.epoch, tail.cursor.lsn);
+        let cut = (torn || lost).then(|| Cut {
             file: tail.file.path.clone(),
             offset: tail.cursor.position,
             last_lsn: tail.cursor.lsn,
