@@ -454,7 +454,8 @@ mod tests {
                     2 => ConfChangeOp::Remove(PeerId(id)),
                     _ => ConfChangeOp::Update(PeerId(id)),
                 };
-                let transition = [Transition::Auto, Transition::JointImplicit, Transition::JointExplicit][kind as usize];
+                let transitions = [Transition::Auto, Transition::JointImplicit, Transition::JointExplicit];
+                let transition = transitions[kind as usize];
                 let change = ConfChange { transition, ops: ops.into_iter().map(op).collect() };
                 if let Ok(draft) = Draft::change(&conf, &change) {
                     let restored = Draft::restore(&draft.conf).unwrap();

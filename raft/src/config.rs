@@ -2,7 +2,8 @@
 
 use crate::types::{Index, PeerId};
 
-/// How a member behaves. All limits in bytes count encoded records ([`record::encoded_len`](crate::record::encoded_len)).
+/// How a member behaves. Limits in bytes count encoded records ([`record::encoded_len`](crate::record::encoded_len)),
+/// unless they say payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// Own id; not 0.

@@ -45,10 +45,10 @@
 //! }
 //! ```
 //!
-//! Five rules for shells: writes become durable in the order in which they were handed out; what hangs on a write leaves
-//! after it, and comes back through `step` if it is for ourselves; a range in a message is read before the next step;
-//! entries that the core appends by itself are empty, and [`Raft::meta`] tells their kind; a membership change is applied
-//! with [`Raft::apply_conf_change`] before `applied` says so.
+//! Five rules for shells: writes become durable in the order in which they were handed out; what hangs on a write
+//! leaves after it, and comes back through `step` if it is for ourselves; a range in a message is read before the next
+//! step; entries that the core appends by itself are empty, and [`Raft::meta`] tells their kind; a membership change is
+//! applied with [`Raft::apply_conf_change`] before `applied` says so.
 #![forbid(unsafe_code)]
 
 pub mod confchange;
@@ -58,6 +58,7 @@ pub mod error;
 pub mod inflights;
 mod log;
 pub mod message;
+mod outbox;
 pub mod progress;
 pub mod quorum;
 mod raft;
@@ -65,6 +66,7 @@ mod read_only;
 pub mod ready;
 pub mod record;
 mod replication;
+mod status;
 pub mod storage;
 mod tracker;
 pub mod types;
@@ -75,8 +77,9 @@ pub use config::{Config, ConfigError, ReadPolicy};
 pub use error::{OpenError, Refused, StepError};
 pub use message::{Body, Message};
 pub use progress::{Progress, ProgressState};
-pub use raft::{Proposed, Raft, Status, Stepped};
+pub use raft::{Proposed, Raft, Stepped};
 pub use ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
+pub use status::Status;
 pub use storage::{Storage, StorageError};
 pub use types::{
     ConfState, EntryId, EntryKind, EntryMeta, GroupId, HardState, Index, PeerId, ReadId, Role, SoftState, Term,

@@ -148,8 +148,13 @@ mod tests {
                 answer => Some(answer == 1),
             };
             let all = voters(6);
-            let one = ConfState { voters: all[..cut].into(), voters_outgoing: all[cut / 2..].into(), ..ConfState::default() };
-            let other = ConfState { voters: one.voters_outgoing.clone(), voters_outgoing: one.voters.clone(), ..one.clone() };
+            let (left, right) = (all[..cut].to_vec(), all[cut / 2..].to_vec());
+            let joint = |voters: &[PeerId], voters_outgoing: &[PeerId]| ConfState {
+                voters: voters.into(),
+                voters_outgoing: voters_outgoing.into(),
+                ..ConfState::default()
+            };
+            let (one, other) = (joint(&left, &right), joint(&right, &left));
             prop_assert_eq!(joint_vote(&one, of), joint_vote(&other, of));
         }
     }

@@ -5,11 +5,11 @@ use crate::config::{Config, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
-use crate::progress::{Progress, ProgressState, Wanted};
+use crate::progress::{ProgressState, Wanted};
 use crate::read_only::{ReadOnly, ReadRequest};
-use crate::ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
+use crate::ready::{ReadState, SyncTicket};
 use crate::record::PAYLOAD_MAX;
-use crate::storage::{Storage, StorageError};
+use crate::storage::Storage;
 use crate::tracker::Tracker;
 use crate::types::{ConfState, EntryId, EntryKind, EntryMeta, HardState, Index, PeerId, ReadId, Role, SoftState, Term};
 
@@ -38,18 +38,18 @@ pub struct Raft<S> {
     pub(crate) pending_conf_index: Index,
     pub(crate) uncommitted_size: u64,
     pub(crate) reads: ReadOnly,
-    messages: Vec<Message>,
-    after_sync: Vec<Message>,
-    read_states: Vec<ReadState>,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) after_sync: Vec<Message>,
+    pub(crate) read_states: Vec<ReadState>,
     /// Memory for the next `after_sync` of a Ready.
-    spare: Vec<Message>,
+    pub(crate) spare: Vec<Message>,
     /// While a snapshot is not durable: the membership that the state machine still has, and may still change.
     conf_before_snapshot: Option<ConfState>,
     /// Whether any progress has something wanted.
-    sends_wanted: bool,
-    heartbeat_wanted: bool,
-    given_soft: SoftState,
-    given_hard: HardState,
+    pub(crate) sends_wanted: bool,
+    pub(crate) heartbeat_wanted: bool,
+    pub(crate) given_soft: SoftState,
+    pub(crate) given_hard: HardState,
 }
 
 /// What became of a proposal.
@@ -69,31 +69,6 @@ pub struct Stepped {
     pub appended: Option<Index>,
 }
 
-/// Where a member stands.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Status {
-    /// Who.
-    pub id: PeerId,
-    /// Its term.
-    pub term: Term,
-    /// Whom it voted for in it; 0: nobody.
-    pub vote: PeerId,
-    /// Whom it believes to lead; 0: unknown.
-    pub lead: PeerId,
-    /// Its role.
-    pub role: Role,
-    /// Its last entry.
-    pub last: EntryId,
-    /// Its commit index.
-    pub commit: Index,
-    /// Up to where its state machine is known to be.
-    pub applied: Index,
-    /// Up to where its log is durable.
-    pub durable: Index,
-    /// Whom it hands leadership to; 0: nobody.
-    pub transferee: PeerId,
-}
-
 impl<S: Storage> Raft<S> {
     /// A member that (re)starts from what its log says.
     ///
@@ -109,8 +84,8 @@ impl<S: Storage> Raft<S> {
         if hard.term < last.term && !fresh || hard.term.0 > NUMBER_MAX {
             return Err(OpenError::Term { term: hard.term, last: last.term });
         }
-        // What is stored may lag behind, for a commit index alone is not worth a sync; what was compacted or applied was
-        // committed.
+        // What is stored may lag behind, for a commit index alone is not worth a sync; what was compacted or applied
+        // was committed.
         if hard.commit > last.index {
             return Err(OpenError::Commit { commit: hard.commit, last: last.index });
         }
@@ -446,181 +421,6 @@ impl<S: Storage> Raft<S> {
         Ok(())
     }
 
-    /// Whether [`Raft::ready`] has something to say.
-    pub fn has_ready(&self) -> bool {
-        let (from, to) = self.log.unstable.to_write();
-        !self.messages.is_empty()
-            || !self.after_sync.is_empty()
-            || !self.read_states.is_empty()
-            || self.sends_wanted
-            || self.heartbeat_wanted
-            || from != to
-            || self.log.unstable.snapshot_to_write().is_some()
-            || self.log.has_committed()
-            || self.hard_state() != self.given_hard
-            || self.soft_state() != self.given_soft
-    }
-
-    /// Hands out all there is to do. Clears `out` first, and keeps its memory: give back the same one each turn, with
-    /// its `append` still in it, and nothing is allocated.
-    pub fn ready(&mut self, out: &mut Ready) {
-        self.flush();
-        if let Some(before) = out.append.take() {
-            self.spare = before.after_sync.into_memory();
-        }
-        out.messages.clear();
-        out.reads.clear();
-        std::mem::swap(&mut out.messages, &mut self.messages);
-        std::mem::swap(&mut out.reads, &mut self.read_states);
-        out.append = self.take_append();
-        out.commit = (self.log.committed > self.given_hard.commit).then_some(self.log.committed);
-        self.given_hard.commit = self.log.committed;
-        out.committed = self.log.take_committed();
-        let soft = self.soft_state();
-        out.soft_state = (soft != self.given_soft).then_some(soft);
-        self.given_soft = soft;
-    }
-
-    fn take_append(&mut self) -> Option<Append> {
-        let hard = self.hard_state();
-        let promised = (hard.term, hard.vote) != (self.given_hard.term, self.given_hard.vote);
-        let (snapshot, entries) = (self.log.unstable.snapshot_to_write(), self.log.unstable.to_write());
-        if !promised && snapshot.is_none() && entries.0 == entries.1 && self.after_sync.is_empty() {
-            return None;
-        }
-        if promised {
-            self.given_hard = hard;
-        }
-        self.log.unstable.accept();
-        let last = self.log.last_id();
-        let after_sync = std::mem::replace(&mut self.after_sync, std::mem::take(&mut self.spare));
-        Some(Append {
-            hard_state: promised.then_some(hard),
-            entries,
-            last,
-            snapshot,
-            ticket: SyncTicket { term: self.term, last, snapshot },
-            after_sync: AfterSync::from_memory(after_sync),
-        })
-    }
-
-    // Questions.
-
-    /// Where this member stands.
-    pub fn status(&self) -> Status {
-        Status {
-            id: self.config.id,
-            term: self.term,
-            vote: self.vote,
-            lead: self.lead,
-            role: self.role,
-            last: self.log.last_id(),
-            commit: self.log.committed,
-            applied: self.log.applied,
-            durable: self.durable_index(),
-            transferee: self.transferee,
-        }
-    }
-
-    /// How far a member is, if we lead.
-    pub fn progress(&self, peer: PeerId) -> Option<&Progress> {
-        self.tracker.get(peer).filter(|_| self.role == Role::Leader)
-    }
-
-    /// How far every member is, ourselves included, by ascending id; nobody, unless we lead.
-    pub fn progress_all(&self) -> impl Iterator<Item = (PeerId, &Progress)> {
-        self.tracker.iter().filter(|_| self.role == Role::Leader)
-    }
-
-    /// The membership of now.
-    pub fn conf_state(&self) -> &ConfState {
-        &self.tracker.conf
-    }
-
-    /// The configuration given at start.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Own id.
-    pub fn id(&self) -> PeerId {
-        self.config.id
-    }
-
-    /// Current term.
-    pub fn term(&self) -> Term {
-        self.term
-    }
-
-    /// Current role.
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
-    /// Who leads, if known.
-    pub fn leader(&self) -> Option<PeerId> {
-        Some(self.lead).filter(|lead| *lead != PeerId::ZERO)
-    }
-
-    /// Commit index.
-    pub fn commit(&self) -> Index {
-        self.log.committed
-    }
-
-    /// Up to where entries are reported applied.
-    pub fn applied_index(&self) -> Index {
-        self.log.applied
-    }
-
-    /// Index of the last entry, durable or not.
-    pub fn last_index(&self) -> Index {
-        self.log.last_index()
-    }
-
-    /// Up to where the log is known to be durable.
-    pub fn durable_index(&self) -> Index {
-        match self.log.unstable.snapshot {
-            Some(_) => Index::ZERO,
-            None => self.log.unstable.offset.prev(),
-        }
-    }
-
-    /// What is known of an entry, durable or not. The core appends entries of its own (a new leader's empty one, the
-    /// leaving of a joint configuration), always without payload: a shell that stages payloads asks here for those
-    /// between its last and the one it gets, and encodes them empty.
-    ///
-    /// # Errors
-    /// If the entry is compacted, or not there.
-    pub fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {
-        self.log.meta(index)
-    }
-
-    /// Term of an entry, durable or not, or of the base.
-    ///
-    /// # Errors
-    /// If the entry is compacted, or not there.
-    pub fn entry_term(&self, index: Index) -> Result<Term, StorageError> {
-        self.log.term(index)
-    }
-
-    /// The log.
-    pub fn storage(&self) -> &S {
-        &self.log.storage
-    }
-
-    /// The log, to write what a Ready asked for, and to compact it: at most up to what is reported applied.
-    pub fn storage_mut(&mut self) -> &mut S {
-        &mut self.log.storage
-    }
-
-    fn soft_state(&self) -> SoftState {
-        SoftState { lead: self.lead, role: self.role }
-    }
-
-    fn hard_state(&self) -> HardState {
-        HardState { term: self.term, vote: self.vote, commit: self.log.committed }
-    }
-
     // At the door.
 
     fn check_address(&self, message: &Message) -> Result<(), StepError> {
@@ -837,7 +637,8 @@ impl<S: Storage> Raft<S> {
     }
 
     /// A snapshot takes the place of our log, unless we are beyond it. It need not know of us: it may be older than the
-    /// change that made us a member, which then comes with the log. (etcd ignores such a snapshot, and is sent it again.)
+    /// change that made us a member, which then comes with the log. (etcd ignores such a snapshot, and is sent it
+    /// again.)
     fn restore(&mut self, at: EntryId, draft: Draft) -> bool {
         if at.index <= self.log.committed {
             return false;
@@ -853,89 +654,5 @@ impl<S: Storage> Raft<S> {
         }
         self.install(draft);
         true
-    }
-
-    // Messages.
-
-    /// Queues a message in our term.
-    pub(crate) fn send(&mut self, to: PeerId, body: Body) {
-        let term = if matches!(body, Body::ReadIndex { .. }) { Term::ZERO } else { self.term };
-        self.send_in(term, to, body);
-    }
-
-    /// Queues a message: where it waits for a sync if it promises something that is not durable.
-    pub(crate) fn send_in(&mut self, term: Term, to: PeerId, body: Body) {
-        let message = Message { from: self.config.id, to, term, body };
-        let waits = match body {
-            _ if to == self.config.id => true,
-            // What is durable already can be acknowledged at once, and a refusal promises nothing.
-            Body::AppendAck { index } => index > self.durable_index(),
-            Body::VoteReply { granted } => granted,
-            _ => false,
-        };
-        if !waits {
-            self.messages.push(message);
-            return;
-        }
-        // One write, one acknowledgement: the higher one says all.
-        if let (Body::AppendAck { index }, Some(before)) = (body, self.after_sync.last_mut())
-            && let Body::AppendAck { index: said } = &mut before.body
-            && (before.to, before.term) == (to, term)
-        {
-            *said = index.max(*said);
-            return;
-        }
-        self.after_sync.push(message);
-    }
-
-    /// Drops appends that wait to be taken and reach beyond `index`: those entries are being replaced, and a range says
-    /// nothing of which entries it meant.
-    pub(crate) fn drop_appends_after(&mut self, index: Index) {
-        self.messages.retain(|message| !matches!(message.body, Body::Append { last, .. } if last > index));
-    }
-
-    /// Asks for an append to a peer. All sending waits for the next Ready, so that one message serves all that was
-    /// asked for in a turn, and names a range of the log as it is then. (Sending right here instead would be the order
-    /// of etcd.)
-    pub(crate) fn want(&mut self, at: usize, wanted: Wanted) {
-        let last = self.log.last_index();
-        let progress = self.tracker.at_mut(at);
-        if progress.is_paused() || wanted == Wanted::Entries && progress.next > last {
-            return;
-        }
-        progress.wanted = progress.wanted.max(wanted);
-        self.sends_wanted = true;
-    }
-
-    /// Turns what was asked for into messages.
-    fn flush(&mut self) {
-        if self.sends_wanted {
-            self.sends_wanted = false;
-            for at in 0..self.tracker.count() {
-                let wanted = std::mem::take(&mut self.tracker.at_mut(at).wanted);
-                if wanted == Wanted::Nothing || wanted == Wanted::Append && !self.send_append(at, true) {
-                    continue;
-                }
-                while self.send_append(at, false) {}
-            }
-        }
-        if self.heartbeat_wanted {
-            self.heartbeat_wanted = false;
-            self.broadcast_heartbeat();
-        }
-    }
-
-    /// Asks for a round of heartbeats with the next Ready.
-    pub(crate) fn want_heartbeat(&mut self) {
-        self.heartbeat_wanted = true;
-    }
-
-    /// A read is answered.
-    pub(crate) fn answer_read(&mut self, request: ReadRequest, index: Index) {
-        if request.from == self.config.id {
-            self.read_states.push(ReadState { id: request.id, index });
-        } else {
-            self.send(request.from, Body::ReadIndexReply { id: request.id, index });
-        }
     }
 }

@@ -318,3 +318,82 @@ fn late_answers_to_an_older_pre_vote_do_not_count() {
     raft.step(from(2, 3, Body::PreVoteReply { granted: true }), &[]).unwrap();
     assert_eq!(raft.role(), Role::Candidate);
 }
+
+#[test]
+fn a_short_append_does_not_vouch_for_our_longer_tail() {
+    let mut raft = member(plain(), log_of(&[1, 1, 1, 1], 0));
+    let append = Body::Append { prev: id(1, 1), last: Index(2), commit: Index(4) };
+    raft.step(from(2, 2, append), &[meta(1)]).unwrap();
+    let (now, _) = turn(&mut raft);
+    assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::AppendAck { index: Index(2) }]);
+    assert_eq!(raft.commit(), Index(2), "and commits no more than what it names");
+}
+
+#[test]
+fn a_late_echo_confirms_no_later_read() {
+    let mut raft = settled_leader(plain());
+    let reads = |raft: &mut Raft<MemLog>| {
+        let mut ready = Ready::default();
+        raft.ready(&mut ready);
+        ready.reads.iter().map(|read| read.id.0).collect::<Vec<_>>()
+    };
+    let echo = |read| from(2, 1, Body::HeartbeatReply { read });
+    raft.read_index(ReadId(1)).unwrap();
+    raft.read_index(ReadId(2)).unwrap();
+    raft.step(echo(3), &[]).unwrap();
+    assert_eq!(reads(&mut raft), [0_u64; 0], "a token that was never sent");
+    raft.step(echo(1), &[]).unwrap();
+    assert_eq!(reads(&mut raft), [1]);
+    raft.step(echo(1), &[]).unwrap();
+    assert_eq!(reads(&mut raft), [0_u64; 0]);
+    raft.step(echo(2), &[]).unwrap();
+    assert_eq!(reads(&mut raft), [2]);
+    raft.read_index(ReadId(3)).unwrap();
+    raft.step(echo(1), &[]).unwrap();
+    raft.step(echo(2), &[]).unwrap();
+    assert_eq!(reads(&mut raft), [0_u64; 0]);
+    raft.step(echo(3), &[]).unwrap();
+    assert_eq!(reads(&mut raft), [3]);
+}
+
+#[test]
+fn leases_answer_at_once_but_not_while_leadership_leaves() {
+    let config = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
+    let mut raft = settled_leader(config);
+    let reads = |raft: &mut Raft<MemLog>| {
+        let mut ready = Ready::default();
+        raft.ready(&mut ready);
+        ready.reads.len()
+    };
+    raft.read_index(ReadId(1)).unwrap();
+    assert_eq!(reads(&mut raft), 1);
+    raft.transfer_leader(PeerId(2)).unwrap();
+    raft.read_index(ReadId(2)).unwrap();
+    assert_eq!(reads(&mut raft), 0);
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 1 }), &[]).unwrap();
+    assert_eq!(reads(&mut raft), 1);
+}
+
+#[test]
+fn entries_of_older_terms_are_not_committed_alone() {
+    // Figure 3.7 of the thesis: entry 2 of term 1 is on a majority, and may still be replaced.
+    let mut raft = leader(plain(), &[1, 1]);
+    turn(&mut raft);
+    raft.step(from(2, 2, Body::AppendAck { index: Index(2) }), &[]).unwrap();
+    assert_eq!(raft.commit(), Index(0));
+    raft.step(from(2, 2, Body::AppendAck { index: Index(3) }), &[]).unwrap();
+    assert_eq!(raft.commit(), Index(3));
+}
+
+#[test]
+fn a_quorum_that_falls_silent_deposes() {
+    let mut raft = settled_leader(Config { check_quorum: true, ..plain() });
+    (0..10).for_each(|_| raft.tick());
+    assert_eq!(raft.role(), Role::Leader, "both have spoken");
+    (0..9).for_each(|_| raft.tick());
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    raft.tick();
+    assert_eq!(raft.role(), Role::Leader, "one of two is enough");
+    (0..10).for_each(|_| raft.tick());
+    assert_eq!((raft.role(), raft.leader(), raft.term()), (Role::Follower, None, Term(1)));
+}

@@ -1,4 +1,5 @@
-//! A shell around one member, with a disk that finishes when told, and a state machine that is a hash of all it applied.
+//! A shell around one member, with a disk that finishes when told, and a state machine that is a hash of what it
+//! applied.
 
 use std::collections::{HashMap, VecDeque};
 

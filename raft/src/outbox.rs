@@ -1,0 +1,159 @@
+//! What leaves: queues of messages, what they wait for, and the Ready that takes it all.
+
+use crate::message::{Body, Message};
+use crate::progress::Wanted;
+use crate::raft::Raft;
+use crate::read_only::ReadRequest;
+use crate::ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
+use crate::storage::Storage;
+use crate::types::{HardState, Index, PeerId, SoftState, Term};
+
+impl<S: Storage> Raft<S> {
+    /// Whether [`Raft::ready`] has something to say.
+    pub fn has_ready(&self) -> bool {
+        let (from, to) = self.log.unstable.to_write();
+        !self.messages.is_empty()
+            || !self.after_sync.is_empty()
+            || !self.read_states.is_empty()
+            || self.sends_wanted
+            || self.heartbeat_wanted
+            || from != to
+            || self.log.unstable.snapshot_to_write().is_some()
+            || self.log.has_committed()
+            || self.hard_state() != self.given_hard
+            || self.soft_state() != self.given_soft
+    }
+
+    /// Hands out all there is to do. Clears `out` first, and keeps its memory: give back the same one each turn, with
+    /// its `append` still in it, and nothing is allocated.
+    pub fn ready(&mut self, out: &mut Ready) {
+        self.flush();
+        if let Some(before) = out.append.take() {
+            self.spare = before.after_sync.into_memory();
+        }
+        out.messages.clear();
+        out.reads.clear();
+        std::mem::swap(&mut out.messages, &mut self.messages);
+        std::mem::swap(&mut out.reads, &mut self.read_states);
+        out.append = self.take_append();
+        out.commit = (self.log.committed > self.given_hard.commit).then_some(self.log.committed);
+        self.given_hard.commit = self.log.committed;
+        out.committed = self.log.take_committed();
+        let soft = self.soft_state();
+        out.soft_state = (soft != self.given_soft).then_some(soft);
+        self.given_soft = soft;
+    }
+
+    fn take_append(&mut self) -> Option<Append> {
+        let hard = self.hard_state();
+        let promised = (hard.term, hard.vote) != (self.given_hard.term, self.given_hard.vote);
+        let (snapshot, entries) = (self.log.unstable.snapshot_to_write(), self.log.unstable.to_write());
+        if !promised && snapshot.is_none() && entries.0 == entries.1 && self.after_sync.is_empty() {
+            return None;
+        }
+        if promised {
+            self.given_hard = hard;
+        }
+        self.log.unstable.accept();
+        let last = self.log.last_id();
+        let after_sync = std::mem::replace(&mut self.after_sync, std::mem::take(&mut self.spare));
+        Some(Append {
+            hard_state: promised.then_some(hard),
+            entries,
+            last,
+            snapshot,
+            ticket: SyncTicket { term: self.term, last, snapshot },
+            after_sync: AfterSync::from_memory(after_sync),
+        })
+    }
+
+    fn soft_state(&self) -> SoftState {
+        SoftState { lead: self.lead, role: self.role }
+    }
+
+    fn hard_state(&self) -> HardState {
+        HardState { term: self.term, vote: self.vote, commit: self.log.committed }
+    }
+
+    /// Queues a message in our term.
+    pub(crate) fn send(&mut self, to: PeerId, body: Body) {
+        let term = if matches!(body, Body::ReadIndex { .. }) { Term::ZERO } else { self.term };
+        self.send_in(term, to, body);
+    }
+
+    /// Queues a message: where it waits for a sync if it promises something that is not durable.
+    pub(crate) fn send_in(&mut self, term: Term, to: PeerId, body: Body) {
+        let message = Message { from: self.config.id, to, term, body };
+        let waits = match body {
+            _ if to == self.config.id => true,
+            // What is durable already can be acknowledged at once, and a refusal promises nothing.
+            Body::AppendAck { index } => index > self.durable_index(),
+            Body::VoteReply { granted } => granted,
+            _ => false,
+        };
+        if !waits {
+            self.messages.push(message);
+            return;
+        }
+        // One write, one acknowledgement: the higher one says all.
+        if let (Body::AppendAck { index }, Some(before)) = (body, self.after_sync.last_mut())
+            && let Body::AppendAck { index: said } = &mut before.body
+            && (before.to, before.term) == (to, term)
+        {
+            *said = index.max(*said);
+            return;
+        }
+        self.after_sync.push(message);
+    }
+
+    /// Drops appends that wait to be taken and reach beyond `index`: those entries are being replaced, and a range says
+    /// nothing of which entries it meant.
+    pub(crate) fn drop_appends_after(&mut self, index: Index) {
+        self.messages.retain(|message| !matches!(message.body, Body::Append { last, .. } if last > index));
+    }
+
+    /// Asks for an append to a peer. All sending waits for the next Ready, so that one message serves all that was
+    /// asked for in a turn, and names a range of the log as it is then. (Sending right here instead would be the order
+    /// of etcd.)
+    pub(crate) fn want(&mut self, at: usize, wanted: Wanted) {
+        let last = self.log.last_index();
+        let progress = self.tracker.at_mut(at);
+        if progress.is_paused() || wanted == Wanted::Entries && progress.next > last {
+            return;
+        }
+        progress.wanted = progress.wanted.max(wanted);
+        self.sends_wanted = true;
+    }
+
+    /// Turns what was asked for into messages.
+    fn flush(&mut self) {
+        if self.sends_wanted {
+            self.sends_wanted = false;
+            for at in 0..self.tracker.count() {
+                let wanted = std::mem::take(&mut self.tracker.at_mut(at).wanted);
+                if wanted == Wanted::Nothing || wanted == Wanted::Append && !self.send_append(at, true) {
+                    continue;
+                }
+                while self.send_append(at, false) {}
+            }
+        }
+        if self.heartbeat_wanted {
+            self.heartbeat_wanted = false;
+            self.broadcast_heartbeat();
+        }
+    }
+
+    /// Asks for a round of heartbeats with the next Ready.
+    pub(crate) fn want_heartbeat(&mut self) {
+        self.heartbeat_wanted = true;
+    }
+
+    /// A read is answered.
+    pub(crate) fn answer_read(&mut self, request: ReadRequest, index: Index) {
+        if request.from == self.config.id {
+            self.read_states.push(ReadState { id: request.id, index });
+        } else {
+            self.send(request.from, Body::ReadIndexReply { id: request.id, index });
+        }
+    }
+}
