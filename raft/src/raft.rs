@@ -16,7 +16,7 @@ use crate::types::{ConfState, EntryId, EntryKind, EntryMeta, HardState, Index, P
 /// No honest term or index comes near; what a peer says beyond is refused, so that our own arithmetic cannot overflow.
 pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
-/// One member of one group: it decides, and the shell acts on its [`Ready`].
+/// One member of one group: it decides, and the shell acts on its [`Ready`](crate::Ready).
 #[derive(Debug)]
 pub struct Raft<S> {
     pub(crate) config: Config,
