@@ -1,2 +1,8 @@
-//! Skeleton.
-fn main() {}
+//! The program. See `ringraft --help`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringraft::cli::main()
+}

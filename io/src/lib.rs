@@ -9,7 +9,8 @@
 //!
 //! * A buffer handed over belongs to the world until a completion gives it back. No borrow crosses a turn.
 //! * Asking never fails and never blocks; the outcome is a completion. The start-up calls (marked *blocking*) are the
-//!   exception: they are for opening a directory before the first turn, never for a running shard.
+//!   exception: they are for opening a directory before the shard's loop begins, never for a running shard. A write asked
+//!   for at that time may be waited for by calling [`Io::turn`] until it completes.
 //! * At most one send is in flight per stream; asking for a second one is a bug and panics.
 //! * A [`Completion::Written`] without error means that *all* bytes of that write survive a power cut.
 //! * A [`StreamId`] is never reused within the life of a shard; after [`Completion::Closed`] or [`Io::close`] nothing

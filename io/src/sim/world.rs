@@ -458,6 +458,8 @@ pub(super) struct Shard {
     pub(super) jobs: VecDeque<(Job, Token)>,
     /// Shards may wake one often: one event is enough.
     pub(super) wake_queued: bool,
+    /// It has had its first turn from the driver; before that it opens its directory, see [`crate::Io`].
+    pub(super) started: bool,
 }
 
 impl Inner {
@@ -507,6 +509,7 @@ impl Inner {
             return false;
         }
         shard.turn_at = None;
+        shard.started = true;
         if paused_until > now {
             self.schedule_turn(who, paused_until);
             return false;

@@ -1,0 +1,540 @@
+//! What a shard knows and decides, apart from its doors to disk and network: groups, waiting requests, connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use ringraft_engine::GroupLog;
+use ringraft_engine::snapshot::SnapshotName;
+use ringraft_io::{Completion, Io, ShardNo, Time};
+use ringraft_raft::Storage as _;
+use ringraft_raft::record::{self, GroupSeed, Record, Records};
+use ringraft_raft::{
+    Body, ConfState, EntryId, EntryKind, EntryMeta, GroupId, Index, Message, PeerId, Proposed, Raft, Refused, Role,
+    SyncTicket,
+};
+use ringraft_transport::Inbound;
+use ringraft_transport::handshake::SnapshotHead;
+
+use super::arena::Arena;
+use super::config::NodeConfig;
+use super::error::NodeError;
+use super::mail::{Mail, Post, ReplyTo};
+use super::reads::{Query, Reads};
+use super::status::Board;
+use super::waiters::{WaiterId, Waiters};
+use crate::machine::StateMachine;
+use crate::protocol::{Answer, Op, Request, Status};
+use crate::server::clients::Clients;
+
+/// One raft group of this shard.
+pub(crate) struct Group<M> {
+    pub(crate) id: GroupId,
+    pub(crate) seed: GroupSeed,
+    pub(crate) raft: Raft<GroupLog>,
+    pub(crate) machine: M,
+    pub(crate) reads: Reads,
+    /// A received snapshot whose mark in the log is being written.
+    pub(crate) installing: Option<(EntryId, Bytes)>,
+    touched: bool,
+}
+
+impl<M> Group<M> {
+    pub(crate) fn new(id: GroupId, raft: Raft<GroupLog>, machine: M) -> Group<M> {
+        let seed = GroupSeed::of(id);
+        Group { id, seed, raft, machine, reads: Reads::default(), installing: None, touched: true }
+    }
+}
+
+/// See the module.
+pub(crate) struct Core<M> {
+    pub(crate) config: Arc<NodeConfig>,
+    pub(crate) shard: ShardNo,
+    pub(crate) now: Time,
+    pub(crate) groups: Vec<Group<M>>,
+    pub(crate) slots: HashMap<GroupId, usize>,
+    pub(crate) touched: Vec<usize>,
+    pub(crate) clients: Clients,
+    pub(crate) post: Post,
+    pub(crate) forwards: Vec<(GroupId, PeerId, Bytes)>,
+    /// Frames from peers that the core refused, by whatever reason.
+    pub(crate) refused_messages: u64,
+    board: Arc<Board>,
+    arena: Arena,
+    open_run: Option<OpenRun>,
+    waiters: Waiters<ReplyTo>,
+    origin: u64,
+    metas: Vec<EntryMeta>,
+    expired: Vec<Query>,
+    answer: BytesMut,
+}
+
+/// Records of one group that are being written, one behind the other, and not shown to its log yet.
+#[derive(Clone, Copy)]
+struct OpenRun {
+    slot: usize,
+    first: Index,
+    last: Index,
+}
+
+/// In front of every command in the log: who proposed it, so that this one answers its client when it applies it.
+pub(super) const ENVELOPE: usize = 16;
+
+impl<M: StateMachine> Core<M> {
+    pub(crate) fn new(config: Arc<NodeConfig>, shard: ShardNo, post: Post, board: Arc<Board>, now: Time) -> Core<M> {
+        let chunk_size = 1 << 20;
+        let retired_max = config.cache_size_max / chunk_size + 64;
+        // Unique to this shard in this run of the process: an entry proposed before a restart finds no waiter.
+        let origin = config.incarnation ^ (u64::from(shard.0) << 48) ^ config.node.0.rotate_left(32);
+        let waiters = Waiters::new(config.requests_max);
+        let clients = Clients::new(config.connection_requests_max);
+        Core {
+            config,
+            shard,
+            now,
+            groups: Vec::new(),
+            slots: HashMap::new(),
+            touched: Vec::new(),
+            clients,
+            post,
+            forwards: Vec::new(),
+            refused_messages: 0,
+            board,
+            arena: Arena::new(chunk_size, retired_max),
+            open_run: None,
+            waiters,
+            origin,
+            metas: Vec::new(),
+            expired: Vec::new(),
+            answer: BytesMut::new(),
+        }
+    }
+
+    pub(crate) fn add_group(&mut self, group: Group<M>) {
+        let slot = self.groups.len();
+        self.slots.insert(group.id, slot);
+        self.groups.push(group);
+        self.touched.push(slot);
+    }
+
+    // ---- driving groups ----
+
+    fn touch(&mut self, slot: usize) {
+        if !std::mem::replace(&mut self.groups[slot].touched, true) {
+            self.touched.push(slot);
+        }
+    }
+
+    /// The next group that may have something to say.
+    pub(crate) fn next_touched(&mut self) -> Option<usize> {
+        let slot = self.touched.pop()?;
+        self.groups[slot].touched = false;
+        Some(slot)
+    }
+
+    pub(crate) fn tick(&mut self) {
+        let stale = self.config.tick * self.config.election_ticks;
+        let stale = Time(self.now.0.saturating_sub(u64::try_from(stale.as_nanos()).unwrap_or(u64::MAX)));
+        let mut expired = std::mem::take(&mut self.expired);
+        for slot in 0..self.groups.len() {
+            let group = &mut self.groups[slot];
+            group.raft.tick();
+            group.reads.retry(self.now, stale, &mut expired);
+            if group.raft.has_ready() || group.reads.has_fresh() {
+                self.touch(slot);
+            }
+        }
+        for query in expired.drain(..) {
+            self.answer_error(
+                query.to,
+                Op::Get as u8,
+                Status::NoLeader,
+                0,
+                "no leader confirmed this read in time; try again",
+            );
+        }
+        self.expired = expired;
+        while let Some(to) = self.waiters.expired(self.now) {
+            let text = "not confirmed in time: it may or may not take effect";
+            self.answer_error(to, Op::Put as u8, Status::Uncertain, 0, text);
+        }
+        self.board.publish(self.shard, self.groups.iter().map(super::status::of_group));
+    }
+
+    /// The groups that have applied enough since their last snapshot to take the next one.
+    pub(crate) fn take_applied_enough(&mut self) -> impl Iterator<Item = usize> + '_ {
+        let every = self.config.snapshot_every;
+        self.groups.iter().enumerate().filter_map(move |(slot, group)| {
+            let last = group.raft.storage().snapshot().unwrap_or_default();
+            (group.raft.applied_index().0 >= last.index.0 + every).then_some(slot)
+        })
+    }
+
+    /// How a snapshot went on its way to a peer.
+    pub(crate) fn report_snapshot(&mut self, slot: usize, peer: PeerId, ok: bool) {
+        self.groups[slot].raft.report_snapshot(peer, ok);
+        self.touch(slot);
+    }
+
+    /// A snapshot has come for a group of ours, whole and verified; whether it replaces the log.
+    pub(crate) fn install(&mut self, head: &SnapshotHead, from: PeerId, conf: &ConfState, file: Bytes) -> bool {
+        let Some(slot) = self.slots.get(&head.group).copied() else { return false };
+        self.seal_run();
+        let message = Message { from, to: self.config.node, term: head.term, body: Body::Snapshot { at: head.at } };
+        let group = &mut self.groups[slot];
+        let installed = match group.raft.step_snapshot(message, head.at, conf) {
+            Ok(installed) => installed,
+            Err(_) => {
+                self.refused_messages += 1;
+                false
+            }
+        };
+        if installed {
+            let group = &mut self.groups[slot];
+            group.raft.storage_mut().set_snapshot(head.at, conf.clone());
+            group.installing = Some((head.at, file));
+        }
+        self.touch(slot);
+        installed
+    }
+
+    pub(crate) fn report_unreachable(&mut self, peer: PeerId) {
+        for slot in 0..self.groups.len() {
+            let raft = &mut self.groups[slot].raft;
+            if raft.role() == Role::Leader {
+                raft.report_unreachable(peer);
+                self.touch(slot);
+            }
+        }
+    }
+
+    /// A message of this node to itself, let go by a sync.
+    pub(crate) fn step_own(&mut self, slot: usize, message: Message) {
+        if self.groups[slot].raft.step(message, &[]).is_err() {
+            self.refused_messages += 1;
+        }
+        self.touch(slot);
+    }
+
+    /// A write of this group is durable, and with it the mark of `snapshot`, if it had one.
+    pub(crate) fn synced(
+        &mut self,
+        slot: usize,
+        ticket: SyncTicket,
+        snapshot: Option<EntryId>,
+    ) -> Result<(), NodeError> {
+        let group = &mut self.groups[slot];
+        if let Some((id, file)) = group.installing.take_if(|(id, _)| Some(*id) == snapshot) {
+            let name = SnapshotName { group: group.id, id };
+            super::snapshots::restore(&mut group.machine, self.config.cluster, name, &file)?;
+        }
+        group.raft.synced(ticket);
+        self.touch(slot);
+        Ok(())
+    }
+
+    // ---- proposals ----
+
+    /// Ends the run of records being written and shows it to its group's log.
+    pub(crate) fn seal_run(&mut self) {
+        if let Some(run) = self.open_run.take() {
+            let bytes = self.arena.take();
+            self.stage(run.slot, run.first, bytes);
+        }
+    }
+
+    fn stage(&mut self, slot: usize, first: Index, run: Bytes) {
+        let log = self.groups[slot].raft.storage_mut();
+        log.stage(first, run).expect("records are encoded here or were checked on arrival");
+    }
+
+    /// Writes the record of an entry behind the open run, or into a new one.
+    fn write_record(&mut self, slot: usize, id: EntryId, kind: EntryKind, parts: &[&[u8]]) {
+        if self.open_run.is_some_and(|run| run.slot != slot || run.last.next() != id.index) {
+            self.seal_run();
+        }
+        let run = self.open_run.get_or_insert(OpenRun { slot, first: id.index, last: id.index });
+        run.last = id.index;
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        let out = self.arena.reserve(record::encoded_len(size));
+        record::encode(self.groups[slot].seed, id, kind, parts, out);
+    }
+
+    /// Writes the entries among `after + 1 ..= last` that the core appended by itself: they have no payload.
+    pub(crate) fn write_own(&mut self, slot: usize, after: Index, last: Index) {
+        let log_last = self.groups[slot].raft.storage().last_index().max(after);
+        let written = self.open_run.filter(|run| run.slot == slot).map_or(log_last, |run| run.last);
+        if written >= last {
+            return;
+        }
+        for index in written.0 + 1..=last.0 {
+            let index = Index(index);
+            let meta = self.groups[slot].raft.meta(index).expect("the core has appended it");
+            assert_eq!(meta.size, 0, "an entry with a payload was never staged");
+            self.write_record(slot, EntryId { term: meta.term, index }, meta.kind, &[]);
+        }
+        self.seal_run();
+    }
+
+    /// Proposes a payload made of `parts` to the group.
+    fn propose(&mut self, slot: usize, parts: &[&[u8]]) -> Result<(), Refused> {
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        let size = u32::try_from(size).expect("requests are bounded");
+        let group = &mut self.groups[slot];
+        match group.raft.propose(EntryKind::Normal, size)? {
+            Proposed::Appended(id) => {
+                self.write_own(slot, Index::ZERO, id.index.prev());
+                self.write_record(slot, id, EntryKind::Normal, parts);
+            }
+            Proposed::Forward(leader) => {
+                self.forwards.push((group.id, leader, parts.concat().into()));
+            }
+        }
+        self.touch(slot);
+        Ok(())
+    }
+
+    // ---- requests ----
+
+    /// A client's request, at the shard of its connection.
+    pub(crate) fn route(&mut self, to: ReplyTo, bytes: &[u8]) {
+        let request = match Request::decode(bytes) {
+            Ok(request) => request,
+            Err(error) => {
+                let op = bytes.first().copied().unwrap_or_default();
+                return self.answer_error(to, op, error.status(), 0, &error.to_string());
+            }
+        };
+        let op = request.op() as u8;
+        if request == Request::Status {
+            let status = self.board.read(&self.config);
+            let mut answer = BytesMut::new();
+            Answer::encode_status(&status, &mut answer);
+            return self.deliver(to, &answer);
+        }
+        let Some(group) = request.group(self.config.groups).map(GroupId) else {
+            return self.answer_error(to, op, Status::Malformed, 0, "there is no such group");
+        };
+        let shard = self.config.shard_of(group);
+        if shard == self.shard {
+            self.request(group, to, bytes);
+        } else if self.post.request(shard, group, to, Bytes::copy_from_slice(bytes)).is_err() {
+            self.answer_error(to, op, Status::Overloaded, 0, "the shard of this key is overloaded; try again");
+        }
+    }
+
+    /// A request for a group of this shard.
+    fn request(&mut self, group: GroupId, to: ReplyTo, bytes: &[u8]) {
+        let (Some(slot), Ok(request)) = (self.slots.get(&group).copied(), Request::decode(bytes)) else { return };
+        let op = request.op() as u8;
+        let deadline = self.now + self.config.request_timeout;
+        match request {
+            Request::Write(_) if record::encoded_len(ENVELOPE + bytes.len()) > self.config.record_size_max => {
+                let text = format!("a request of {} bytes is more than a log record may have here", bytes.len());
+                self.answer_error(to, op, Status::TooLarge, 0, &text);
+            }
+            Request::Write(_) => {
+                let Ok(waiter) = self.waiters.park(to, deadline) else {
+                    return self.answer_error(to, op, Status::Overloaded, 0, "too many requests wait; try again");
+                };
+                let envelope = [self.origin.to_le_bytes(), waiter.0.to_le_bytes()];
+                if let Err(refused) = self.propose(slot, &[envelope.as_flattened(), bytes]) {
+                    self.waiters.take(waiter);
+                    self.refuse(slot, to, op, refused);
+                }
+            }
+            Request::Read(query) if query.serializable() => self.query(slot, to, bytes),
+            Request::Read(_) => {
+                let query = Query { to, deadline, request: Bytes::copy_from_slice(bytes) };
+                self.groups[slot].reads.push(query);
+                self.touch(slot);
+            }
+            Request::Status => {}
+        }
+    }
+
+    fn refuse(&mut self, slot: usize, to: ReplyTo, op: u8, refused: Refused) {
+        let leader = self.groups[slot].raft.leader().unwrap_or(PeerId::ZERO);
+        let status = match refused {
+            Refused::NoLeader => Status::NoLeader,
+            _ if leader != PeerId::ZERO && leader != self.config.node => Status::NotLeader,
+            _ => Status::Overloaded,
+        };
+        self.answer_error(to, op, status, leader.0, &format!("{refused}; try again"));
+    }
+
+    // ---- reads ----
+
+    /// Asks for confirmation of this turn's reads of a group.
+    pub(crate) fn ask_reads(&mut self, slot: usize) {
+        let group = &mut self.groups[slot];
+        let Some(id) = group.reads.ask(self.now) else { return };
+        if let Err(refused) = group.raft.read_index(id) {
+            let mut queries = group.reads.refuse(id);
+            for query in queries.drain(..) {
+                self.refuse(slot, query.to, Op::Get as u8, refused);
+            }
+            self.groups[slot].reads.recycle(queries);
+        }
+    }
+
+    /// Serves the reads whose index is applied.
+    pub(crate) fn serve_reads(&mut self, slot: usize) {
+        let applied = self.groups[slot].raft.applied_index();
+        while let Some(mut queries) = self.groups[slot].reads.servable(applied) {
+            for query in queries.drain(..) {
+                self.query(slot, query.to, &query.request);
+            }
+            self.groups[slot].reads.recycle(queries);
+        }
+    }
+
+    fn query(&mut self, slot: usize, to: ReplyTo, request: &[u8]) {
+        let mut answer = std::mem::take(&mut self.answer);
+        self.groups[slot].machine.query(request, &mut answer);
+        self.deliver(to, &answer);
+        answer.clear();
+        self.answer = answer;
+    }
+
+    // ---- applying ----
+
+    /// Applies a run of committed entries.
+    pub(crate) fn apply(&mut self, slot: usize, run: &[u8]) -> Result<(), NodeError> {
+        let mut answer = std::mem::take(&mut self.answer);
+        for record in Records::new(run) {
+            let group = &mut self.groups[slot];
+            let record = record.ok().filter(|record| record.verify(group.seed));
+            let Some(record) = record else {
+                return Err(NodeError::DamagedEntry { group: group.id, after: group.raft.applied_index() });
+            };
+            if let Some(to) = self.apply_one(slot, record, &mut answer)? {
+                self.deliver(to, &answer);
+            }
+            answer.clear();
+        }
+        self.answer = answer;
+        Ok(())
+    }
+
+    /// Applies one entry; says who waits for the answer.
+    fn apply_one(
+        &mut self,
+        slot: usize,
+        record: Record<'_>,
+        answer: &mut BytesMut,
+    ) -> Result<Option<ReplyTo>, NodeError> {
+        let group = &mut self.groups[slot];
+        if record.kind != EntryKind::Normal {
+            return Err(NodeError::UnknownEntry { group: group.id, entry: record.id });
+        }
+        let Some((envelope, command)) = record.payload.split_at_checked(ENVELOPE) else {
+            // The no-op of a new leader.
+            return Ok(None);
+        };
+        group.machine.apply(record.id.index, command, answer);
+        let number = |at: usize| u64::from_le_bytes(envelope[at..at + 8].try_into().expect("eight bytes"));
+        Ok((number(0) == self.origin).then(|| self.waiters.take(WaiterId(number(8)))).flatten())
+    }
+
+    // ---- answers ----
+
+    fn answer_error(&mut self, to: ReplyTo, op: u8, status: Status, arg: u64, text: &str) {
+        let mut answer = BytesMut::new();
+        Answer::refusal(op, status, arg, text).encode(&mut answer);
+        self.deliver(to, &answer);
+    }
+
+    /// Brings an answer to whoever asked.
+    fn deliver(&mut self, to: ReplyTo, answer: &[u8]) {
+        if to.shard != self.shard {
+            self.post.answer(to, Bytes::copy_from_slice(answer));
+        } else {
+            self.clients.reply(to.stream, to.id, answer);
+        }
+    }
+
+    // ---- doors ----
+
+    pub(crate) fn read_post(&mut self) {
+        while let Some(mail) = self.post.next() {
+            match mail {
+                Mail::Request { group, from, request } => self.request(group, from, &request),
+                Mail::Answer { to, answer } => self.deliver(to, &answer),
+            }
+        }
+    }
+
+    /// What is left of the completions: client connections.
+    pub(crate) fn client_completion<I: Io>(&mut self, io: &mut I, completion: Completion) {
+        match completion {
+            Completion::Accepted { stream, .. } => self.clients.accept(io, stream),
+            Completion::Received { stream, data } => {
+                let Some(mut inbox) = self.clients.take_inbox(stream) else { return };
+                let shard = self.shard;
+                let outcome = inbox.feed(&data, |id, request| {
+                    self.clients.count_request(stream);
+                    self.route(ReplyTo { shard, stream, id }, request);
+                });
+                self.clients.put_inbox(io, stream, inbox, outcome);
+            }
+            Completion::Sent { stream, .. } => self.clients.sent(stream),
+            Completion::Closed { stream, .. } => self.clients.closed(stream),
+            _ => {}
+        }
+    }
+}
+
+impl<M: StateMachine> Inbound for Core<M> {
+    fn append(&mut self, group: GroupId, message: Message, records: &[u8]) {
+        let Some(slot) = self.slots.get(&group).copied() else {
+            self.refused_messages += 1;
+            return;
+        };
+        // The message may replace a tail that a run of this turn belongs to.
+        self.seal_run();
+        self.metas.clear();
+        self.metas.extend(Records::new(records).map_while(Result::ok).map(|record| record.meta()));
+        match self.groups[slot].raft.step(message, &self.metas) {
+            Ok(stepped) => {
+                if let Some(first) = stepped.appended {
+                    let from = Records::new(records)
+                        .map_while(Result::ok)
+                        .take_while(|record| record.id.index < first)
+                        .map(|record| record.bytes().len())
+                        .sum();
+                    let run = self.arena.copy(&records[from..]);
+                    self.stage(slot, first, run);
+                }
+            }
+            Err(_) => self.refused_messages += 1,
+        }
+        self.touch(slot);
+    }
+
+    fn message(&mut self, group: GroupId, message: Message) {
+        let Some(slot) = self.slots.get(&group).copied() else {
+            self.refused_messages += 1;
+            return;
+        };
+        if self.groups[slot].raft.step(message, &[]).is_err() {
+            self.refused_messages += 1;
+        }
+        self.touch(slot);
+    }
+
+    fn proposal(&mut self, group: GroupId, _from: PeerId, payload: &[u8]) {
+        let Some(slot) = self.slots.get(&group).copied() else {
+            self.refused_messages += 1;
+            return;
+        };
+        // A refusal is not told: its proposer answers its client as uncertain when patience ends.
+        if payload.len() < ENVELOPE || self.propose(slot, &[payload]).is_err() {
+            self.refused_messages += 1;
+        }
+    }
+
+    fn unreachable(&mut self, peer: PeerId) {
+        self.report_unreachable(peer);
+    }
+}

@@ -1,0 +1,71 @@
+//! What ends a shard, or keeps a node from starting.
+
+use std::io;
+use std::path::PathBuf;
+
+use ringraft_engine::{EngineError, ReadError};
+use ringraft_raft::{EntryId, GroupId, Index, OpenError};
+
+/// Each names what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The world is broken.
+    #[error("the io ring has failed: {0}")]
+    World(io::Error),
+    /// The log has failed, is damaged, foreign or in use.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A file other than the log.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// A committed entry does not match its checksum.
+    #[error("group {group}: the entry after {after} is damaged in memory or on disk; restart to verify the log")]
+    DamagedEntry {
+        /// The group.
+        group: GroupId,
+        /// The last entry applied before it.
+        after: Index,
+    },
+    /// A committed entry of a kind that this version cannot apply.
+    #[error("group {group}: entry {entry} is of a kind this version cannot apply; run the version that wrote it")]
+    UnknownEntry {
+        /// The group.
+        group: GroupId,
+        /// The entry.
+        entry: EntryId,
+    },
+    /// A snapshot that is needed is damaged or missing.
+    #[error("group {group}: {what}; remove the whole data directory to take everything from the other nodes")]
+    Snapshot {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        what: String,
+    },
+    /// The data directory belongs to something else.
+    #[error("{} belongs to {found}, this is {expected}; choose another directory", path.display())]
+    Foreign {
+        /// The identity file.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who we are.
+        expected: String,
+    },
+    /// A group's log contradicts itself or the configuration.
+    #[error("group {group}: {source}")]
+    Raft {
+        /// The group.
+        group: GroupId,
+        /// How.
+        source: OpenError,
+    },
+    /// An entry that is needed cannot be read from the log.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}

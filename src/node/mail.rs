@@ -1,0 +1,149 @@
+//! Post between the shards of one process: a client may be connected to one shard and ask for a group of another.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use ringraft_io::{ShardNo, StreamId};
+use ringraft_raft::GroupId;
+use rtrb::{Consumer, Producer, RingBuffer};
+
+/// Where an answer goes: the connection that a request came from, and the request's number there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ReplyTo {
+    pub(crate) shard: ShardNo,
+    pub(crate) stream: StreamId,
+    pub(crate) id: u64,
+}
+
+/// What shards say to each other.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// A client's request (from its position-independent part on) for a group of the receiver.
+    Request { group: GroupId, from: ReplyTo, request: Bytes },
+    /// The answer to it.
+    Answer { to: ReplyTo, answer: Bytes },
+}
+
+/// One shard's ends of the rings to and from every other shard.
+pub struct Post {
+    outgoing: Vec<Option<Outgoing>>,
+    incoming: Vec<Consumer<Mail>>,
+}
+
+struct Outgoing {
+    ring: Producer<Mail>,
+    // Answers that found the ring full; bounded by the requests that the receiver has outstanding here.
+    overflow: VecDeque<Mail>,
+    wake: bool,
+}
+
+impl Post {
+    /// The posts of `shards` shards; each ring holds `capacity` letters.
+    #[must_use]
+    pub fn network(shards: u16, capacity: usize) -> Vec<Post> {
+        let mut posts: Vec<Post> = (0..shards).map(|_| Post { outgoing: Vec::new(), incoming: Vec::new() }).collect();
+        for from in 0..usize::from(shards) {
+            for to in 0..usize::from(shards) {
+                let outgoing = (from != to).then(|| {
+                    let (ring, receiver) = RingBuffer::new(capacity);
+                    posts[to].incoming.push(receiver);
+                    Outgoing { ring, overflow: VecDeque::new(), wake: false }
+                });
+                posts[from].outgoing.push(outgoing);
+            }
+        }
+        posts
+    }
+
+    /// Sends a request; gives it back if the ring is full, for the client to be refused.
+    pub(crate) fn request(&mut self, to: ShardNo, group: GroupId, from: ReplyTo, request: Bytes) -> Result<(), Bytes> {
+        let outgoing = self.outgoing(to);
+        if !outgoing.overflow.is_empty() {
+            return Err(request);
+        }
+        match outgoing.ring.push(Mail::Request { group, from, request }) {
+            Ok(()) => {
+                outgoing.wake = true;
+                Ok(())
+            }
+            Err(rtrb::PushError::Full(Mail::Request { request, .. })) => Err(request),
+            Err(rtrb::PushError::Full(Mail::Answer { .. })) => unreachable!("a request was pushed"),
+        }
+    }
+
+    /// Sends an answer; never lost: what does not fit now goes with a later [`Post::deliver`].
+    pub(crate) fn answer(&mut self, to: ReplyTo, answer: Bytes) {
+        let outgoing = self.outgoing(to.shard);
+        outgoing.overflow.push_back(Mail::Answer { to, answer });
+        outgoing.drain();
+    }
+
+    fn outgoing(&mut self, to: ShardNo) -> &mut Outgoing {
+        self.outgoing[usize::from(to.0)].as_mut().expect("a shard does not write to itself")
+    }
+
+    /// The next letter.
+    pub(crate) fn next(&mut self) -> Option<Mail> {
+        self.incoming.iter_mut().find_map(|ring| ring.pop().ok())
+    }
+
+    /// Once per turn: moves what overflowed, and names the shards to wake.
+    pub(crate) fn deliver(&mut self, mut wake: impl FnMut(ShardNo)) {
+        for (to, outgoing) in self.outgoing.iter_mut().enumerate() {
+            let Some(outgoing) = outgoing else { continue };
+            outgoing.drain();
+            if std::mem::take(&mut outgoing.wake) {
+                wake(ShardNo(u16::try_from(to).expect("as many as shards")));
+            }
+        }
+    }
+
+    /// Whether letters wait for room in a ring: the shard must come back soon.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.outgoing.iter().flatten().any(|outgoing| !outgoing.overflow.is_empty())
+    }
+}
+
+impl Outgoing {
+    fn drain(&mut self) {
+        while let Some(mail) = self.overflow.pop_front() {
+            match self.ring.push(mail) {
+                Ok(()) => self.wake = true,
+                Err(rtrb::PushError::Full(mail)) => {
+                    self.overflow.push_front(mail);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_refused_and_answers_kept_when_a_ring_is_full() {
+        let mut posts = Post::network(2, 2);
+        let mut one = posts.pop().unwrap();
+        let mut zero = posts.pop().unwrap();
+        let to = |id| ReplyTo { shard: ShardNo(1), stream: StreamId(5), id };
+        for id in 0..5 {
+            zero.answer(to(id), Bytes::from_static(b"x"));
+        }
+        assert!(zero.is_stuck());
+        let back = zero.request(ShardNo(1), GroupId(0), to(9), Bytes::from_static(b"r"));
+        assert_eq!(back, Err(Bytes::from_static(b"r")));
+        let mut got = Vec::new();
+        while got.len() < 5 {
+            let mut woken = Vec::new();
+            zero.deliver(|shard| woken.push(shard));
+            assert_eq!(woken, [ShardNo(1)]);
+            while let Some(Mail::Answer { to, .. }) = one.next() {
+                got.push(to.id);
+            }
+        }
+        assert_eq!(got, [0, 1, 2, 3, 4]);
+        assert!(!zero.is_stuck());
+    }
+}

@@ -1,0 +1,275 @@
+//! One shard: the loop that everything passes through.
+//!
+//! A turn: take completions -> decode frames -> step raft -> take the `Ready` of every touched group -> one WAL batch,
+//! one gather-send per stream -> one submit-and-wait (the beginning of the next turn). What arrives while a batch is
+//! syncing forms the next batch.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringraft_engine::{BatchNo, Engine, GroupLog, Write};
+use ringraft_io::{Completion, Io, Time, Token};
+use ringraft_raft::{Body, EntryId, GroupId, Message, PeerId, Raft, Ready, SyncTicket};
+use ringraft_transport::{PeerStatus, Transport};
+
+use super::core::Core;
+use super::error::NodeError;
+use super::snapshots::Snapshots;
+use crate::machine::StateMachine;
+
+/// One shard of a node in the world `I`, with a state machine `M` per group.
+pub struct Shard<I: Io, M: StateMachine> {
+    pub(crate) io: I,
+    pub(crate) core: Core<M>,
+    pub(crate) engine: Engine,
+    pub(crate) transport: Transport,
+    pub(crate) snapshots: Snapshots,
+    held: Held,
+    next_tick: Time,
+    // Reused from turn to turn.
+    completions: Vec<Completion>,
+    ready: Ready,
+    runs: Vec<Bytes>,
+    unreachable: Vec<PeerId>,
+}
+
+/// What waits for writes to become durable, in the order of the batches.
+#[derive(Default)]
+struct Held {
+    messages: VecDeque<(BatchNo, usize, Message)>,
+    tickets: VecDeque<(BatchNo, usize, SyncTicket, Option<EntryId>)>,
+}
+
+impl<I: Io, M: StateMachine> Shard<I, M> {
+    pub(crate) fn new(io: I, core: Core<M>, engine: Engine, transport: Transport, snapshots: Snapshots) -> Self {
+        let next_tick = io.now() + core.config.tick;
+        Shard {
+            io,
+            core,
+            engine,
+            transport,
+            snapshots,
+            held: Held::default(),
+            next_tick,
+            completions: Vec::new(),
+            ready: Ready::default(),
+            runs: Vec::new(),
+            unreachable: Vec::new(),
+        }
+    }
+
+    /// One turn of the loop; waits for something to do first.
+    ///
+    /// # Errors
+    /// What ends the shard for good: its log has failed or is damaged, or the world is broken.
+    pub fn turn(&mut self) -> Result<(), NodeError> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.io.turn(Some(self.next_deadline()), &mut completions).map_err(NodeError::World)?;
+        self.core.now = self.io.now();
+        for completion in completions.drain(..) {
+            self.complete(completion)?;
+        }
+        self.completions = completions;
+        self.core.read_post();
+        self.tick();
+        self.drive_groups()?;
+        self.snapshots.drive(&mut self.io, &mut self.core, &mut self.engine)?;
+        for (group, leader, payload) in self.core.forwards.drain(..) {
+            // A proposal that cannot be forwarded is lost; its client hears so when its patience ends.
+            let _ = self.transport.send_proposal(leader, group, payload);
+        }
+        self.engine.submit(&mut self.io);
+        self.transport.flush(&mut self.io);
+        self.transport.report(&mut self.core);
+        self.core.clients.flush(&mut self.io);
+        let io = &mut self.io;
+        self.core.post.deliver(|shard| io.wake(shard));
+        Ok(())
+    }
+
+    /// When the shard wants its next turn at the latest.
+    pub fn next_deadline(&self) -> Time {
+        let post = self.core.post.is_stuck().then(|| self.core.now + Duration::from_micros(50));
+        [self.transport.next_deadline(), post].into_iter().flatten().fold(self.next_tick, Time::min)
+    }
+
+    fn complete(&mut self, completion: Completion) -> Result<(), NodeError> {
+        let completion = match self.transport.complete(&mut self.io, completion, &mut self.core) {
+            None => return Ok(()),
+            Some(completion) => completion,
+        };
+        match completion {
+            Completion::Written { token, .. } | Completion::JobDone { token, .. } if self.engine.owns(token) => {
+                if let Some(batch) = self.engine.complete(&mut self.io, completion)? {
+                    self.release(batch)?;
+                }
+                Ok(())
+            }
+            Completion::JobDone { token, result } => {
+                self.snapshots.job_done(&mut self.io, &mut self.core, &mut self.engine, token, result)?;
+                // A snapshot just installed must reach the log before entries that follow it are staged there.
+                self.drive_groups()
+            }
+            Completion::FileSent { token, result } => {
+                self.snapshots.sent(&mut self.core, token, &result);
+                Ok(())
+            }
+            Completion::FileReceived { greeting, path } => {
+                self.snapshots.received(&mut self.io, &greeting, path);
+                Ok(())
+            }
+            Completion::Woken => Ok(()),
+            other => {
+                self.core.client_completion(&mut self.io, other);
+                Ok(())
+            }
+        }
+    }
+
+    /// Everything up to `batch` is durable: lets go of what waited for it.
+    fn release(&mut self, batch: BatchNo) -> Result<(), NodeError> {
+        while self.held.messages.front().is_some_and(|(no, ..)| *no <= batch) {
+            let (_, slot, message) = self.held.messages.pop_front().expect("it is there");
+            if message.to == self.core.config.node {
+                self.core.step_own(slot, message);
+            } else {
+                self.send(slot, message);
+            }
+        }
+        while self.held.tickets.front().is_some_and(|(no, ..)| *no <= batch) {
+            let (_, slot, ticket, snapshot) = self.held.tickets.pop_front().expect("it is there");
+            self.core.synced(slot, ticket, snapshot)?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        let now = self.core.now;
+        if now < self.next_tick {
+            return;
+        }
+        // After a pause one tick is made up for, not all: the others are no less late.
+        self.next_tick = now + self.core.config.tick;
+        self.core.tick();
+    }
+
+    /// Takes the `Ready` of every touched group and does what it asks.
+    fn drive_groups(&mut self) -> Result<(), NodeError> {
+        for peer in self.unreachable.drain(..) {
+            self.core.report_unreachable(peer);
+        }
+        self.core.seal_run();
+        // A log that has no room now makes its groups wait: what they say is kept by the core until a write completes.
+        while self.engine.has_room()
+            && let Some(slot) = self.core.next_touched()
+        {
+            self.core.ask_reads(slot);
+            while self.core.groups[slot].raft.has_ready() {
+                let mut ready = std::mem::take(&mut self.ready);
+                self.core.groups[slot].raft.ready(&mut ready);
+                let done = self.handle(slot, &mut ready);
+                self.ready = ready;
+                done?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, slot: usize, ready: &mut Ready) -> Result<(), NodeError> {
+        if let Some(append) = &mut ready.append {
+            self.core.write_own(slot, append.entries.0, append.entries.1);
+            let write = Write { hard_state: append.hard_state, entries: append.entries, snapshot: append.snapshot };
+            let batch = self.engine.append(self.core.groups[slot].raft.storage_mut(), write)?;
+            for message in append.after_sync.hold() {
+                self.held.messages.push_back((batch, slot, message));
+            }
+            self.held.tickets.push_back((batch, slot, append.ticket, append.snapshot));
+        }
+        // Ranges are turned into bytes before anything else can change the log.
+        for message in ready.messages.drain(..) {
+            self.send(slot, message);
+        }
+        if let Some(commit) = ready.commit {
+            self.engine.note_commit(self.core.groups[slot].raft.storage_mut(), commit);
+        }
+        for read in ready.reads.drain(..) {
+            self.core.groups[slot].reads.confirm(read.id, read.index);
+        }
+        let (after, upto) = ready.committed;
+        if after < upto {
+            let log = self.core.groups[slot].raft.storage();
+            self.engine.read(&mut self.io, log, after, upto, &mut self.runs)?;
+            for run in self.runs.drain(..) {
+                self.core.apply(slot, &run)?;
+            }
+            self.core.groups[slot].raft.applied(upto);
+        }
+        self.core.serve_reads(slot);
+        Ok(())
+    }
+
+    fn send(&mut self, slot: usize, message: Message) {
+        let group = &self.core.groups[slot];
+        match message.body {
+            Body::Append { prev, last, .. } if prev.index < last => {
+                let log = group.raft.storage();
+                if self.engine.read(&mut self.io, log, prev.index, last, &mut self.runs).is_err() {
+                    self.runs.clear();
+                    self.unreachable.push(message.to);
+                    return;
+                }
+            }
+            Body::Snapshot { .. } => {
+                self.snapshots.send(&mut self.io, &mut self.core, &self.transport, slot, message);
+                return;
+            }
+            _ => {}
+        }
+        // What cannot be queued is reported as unreachable by the transport itself.
+        let _ = self.transport.send(group.id, &message, self.runs.drain(..));
+    }
+
+    /// The shard's groups.
+    pub fn groups(&self) -> impl Iterator<Item = GroupView<'_, M>> {
+        self.core.groups.iter().map(|group| GroupView { id: group.id, raft: &group.raft, machine: &group.machine })
+    }
+
+    /// How its peers are doing.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
+        self.transport.status()
+    }
+
+    /// The world it lives in.
+    pub fn io(&mut self) -> &mut I {
+        &mut self.io
+    }
+}
+
+/// A group to look at.
+#[derive(Debug)]
+pub struct GroupView<'a, M> {
+    /// Which.
+    pub id: GroupId,
+    /// Its member of the raft group, with its log.
+    pub raft: &'a Raft<GroupLog>,
+    /// Its state.
+    pub machine: &'a M,
+}
+
+/// Token spaces of those who share a shard's `Io`.
+pub(crate) mod tokens {
+    use super::Token;
+
+    pub(crate) const ENGINE: u64 = 1 << 56;
+    pub(crate) const TRANSPORT: u64 = 2 << 56;
+    const SNAPSHOTS: u64 = 3 << 56;
+
+    /// Which bits of a token tell whose it is.
+    pub(crate) const MASK: u64 = 0xff << 56;
+
+    /// The `n`th token of the snapshots.
+    pub(crate) fn snapshots(n: u64) -> Token {
+        Token(SNAPSHOTS | n)
+    }
+}

@@ -1,0 +1,412 @@
+//! Snapshots of a shard's groups: taking them a chunk per turn, sending and receiving their files, installing them.
+//!
+//! A snapshot is taken when a group has applied enough entries since its last one, or when it keeps the oldest log
+//! segment alive. One at a time per shard: the state machine gives a chunk, the helper writes it aside, and only then
+//! comes the next. Committed under its name, it becomes what a far-behind follower is sent, and the log behind it is
+//! compacted.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ringraft_engine::Engine;
+use ringraft_engine::snapshot::{SnapshotName, SnapshotReader, SnapshotWriter};
+use ringraft_io::{DialError, Io, Job, JobOutput, SendFile, ShardNo, Token};
+use ringraft_raft::{ConfState, EntryId, GroupId, Index, Message, PeerId, Storage};
+use ringraft_transport::Transport;
+use ringraft_transport::handshake::{Greeting, SnapshotHead};
+
+use super::config::NodeConfig;
+use super::core::Core;
+use super::error::NodeError;
+use super::shard::tokens;
+use crate::machine::StateMachine;
+
+/// The snapshot work of one shard.
+pub(crate) struct Snapshots {
+    config: Arc<NodeConfig>,
+    shard: ShardNo,
+    dir: PathBuf,
+    /// Groups to snapshot next, by slot.
+    wanted: VecDeque<usize>,
+    taking: Option<Taking>,
+    /// Logs to compact, by slot, and up to where.
+    compactions: Vec<(usize, Index)>,
+    sending: BTreeMap<Token, Sending>,
+    receiving: BTreeMap<Token, Receiving>,
+    /// The committed files of each group, newest last.
+    files: BTreeMap<GroupId, Vec<(EntryId, u64)>>,
+    next_token: u64,
+}
+
+/// A snapshot being taken.
+struct Taking {
+    slot: usize,
+    name: SnapshotName,
+    writer: SnapshotWriter,
+    aside: PathBuf,
+    offset: u64,
+    stage: Stage,
+    /// The job under way; `None`: the next piece may be made.
+    job: Option<Token>,
+}
+
+/// What is to be written next.
+#[derive(PartialEq, Eq, Debug)]
+enum Stage {
+    Header(Bytes),
+    Chunks,
+    Trailer,
+    Commit,
+    /// Nothing is left to do but to hear how the commit went.
+    Committed,
+}
+
+struct Sending {
+    group: GroupId,
+    slot: usize,
+    peer: PeerId,
+    at: EntryId,
+}
+
+/// A file that came in: first read and verified, then given its name, then installed.
+struct Receiving {
+    from: PeerId,
+    head: SnapshotHead,
+    path: PathBuf,
+    content: Option<(Bytes, ConfState)>,
+}
+
+/// How long a snapshot may go without progress on its way to a peer.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Snapshots sent at a time by one shard.
+const SENDING_MAX: usize = 4;
+
+/// Committed files kept per group: the newest, and one before it that may still be on its way to a peer.
+const FILES_KEPT: usize = 2;
+
+impl Snapshots {
+    pub(crate) fn new(config: Arc<NodeConfig>, shard: ShardNo) -> Snapshots {
+        let dir = config.snapshot_dir(shard);
+        Snapshots {
+            config,
+            shard,
+            dir,
+            wanted: VecDeque::new(),
+            taking: None,
+            compactions: Vec::new(),
+            sending: BTreeMap::new(),
+            receiving: BTreeMap::new(),
+            files: BTreeMap::new(),
+            next_token: 0,
+        }
+    }
+
+    /// A committed file that is there at start.
+    pub(crate) fn add_file(&mut self, group: GroupId, id: EntryId, size: u64) {
+        self.files.entry(group).or_default().push((id, size));
+    }
+
+    fn job<I: Io>(&mut self, io: &mut I, job: Job) -> Token {
+        self.next_token += 1;
+        let token = tokens::snapshots(self.next_token);
+        io.job(job, token);
+        token
+    }
+
+    fn path(&self, group: GroupId, id: EntryId) -> PathBuf {
+        self.dir.join(SnapshotName { group, id }.file_name())
+    }
+
+    // ---- taking ----
+
+    /// Once per turn: starts and continues the snapshot being taken.
+    pub(crate) fn drive<I: Io, M: StateMachine>(
+        &mut self,
+        io: &mut I,
+        core: &mut Core<M>,
+        engine: &mut Engine,
+    ) -> Result<(), NodeError> {
+        self.compact(core, engine)?;
+        if self.taking.is_none() {
+            self.choose(core, engine);
+        }
+        if self.taking.as_ref().is_some_and(|taking| taking.job.is_none()) {
+            self.next_piece(io, core);
+        }
+        Ok(())
+    }
+
+    /// Finds the next group that needs a snapshot.
+    fn choose<M: StateMachine>(&mut self, core: &mut Core<M>, engine: &Engine) {
+        for group in engine.pinning_groups() {
+            if let Some(slot) = core.slots.get(&group).copied()
+                && !self.wanted.contains(&slot)
+            {
+                self.wanted.push_back(slot);
+            }
+        }
+        for slot in core.take_applied_enough() {
+            if !self.wanted.contains(&slot) {
+                self.wanted.push_back(slot);
+            }
+        }
+        while let Some(slot) = self.wanted.pop_front() {
+            let group = &mut core.groups[slot];
+            let applied = group.raft.applied_index();
+            let log = group.raft.storage();
+            if group.installing.is_some() || log.snapshot().is_some_and(|id| id.index >= applied) {
+                continue;
+            }
+            let Ok(term) = log.term(applied) else { continue };
+            let at = EntryId { term, index: applied };
+            let conf = group.raft.conf_state().clone();
+            group.machine.snapshot_begin();
+            let aside = self.dir.join(format!("taking-{:x}", group.id.0));
+            let name = SnapshotName { group: group.id, id: at };
+            let (writer, header) = SnapshotWriter::new(self.config.cluster, name, &conf);
+            let stage = Stage::Header(header);
+            self.taking = Some(Taking { slot, name, writer, aside, offset: 0, stage, job: None });
+            return;
+        }
+    }
+
+    fn next_piece<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &mut Core<M>) {
+        let taking = self.taking.as_mut().expect("checked by the caller");
+        let (bytes, next) = match &taking.stage {
+            Stage::Header(header) => (header.clone(), Stage::Chunks),
+            Stage::Chunks => {
+                let mut chunk = BytesMut::new();
+                let more = core.groups[taking.slot].machine.snapshot_chunk(self.config.snapshot_chunk_size, &mut chunk);
+                (taking.writer.chunk(&chunk), if more { Stage::Chunks } else { Stage::Trailer })
+            }
+            Stage::Trailer => (taking.writer.clone().finish(), Stage::Commit),
+            Stage::Commit => (Bytes::new(), Stage::Committed),
+            Stage::Committed => unreachable!("its job ends the snapshot"),
+        };
+        let job = if next == Stage::Committed {
+            Job::Commit { from: taking.aside.clone(), to: self.dir.join(taking.name.file_name()) }
+        } else {
+            let offset = taking.offset;
+            taking.offset += bytes.len() as u64;
+            Job::WriteAside { path: taking.aside.clone(), offset, bytes }
+        };
+        taking.stage = next;
+        let token = self.job(io, job);
+        self.taking.as_mut().expect("checked by the caller").job = Some(token);
+    }
+
+    /// A job of the snapshots has ended.
+    pub(crate) fn job_done<I: Io, M: StateMachine>(
+        &mut self,
+        io: &mut I,
+        core: &mut Core<M>,
+        engine: &mut Engine,
+        token: Token,
+        result: io::Result<JobOutput>,
+    ) -> Result<(), NodeError> {
+        if self.taking.as_ref().is_some_and(|taking| taking.job == Some(token)) {
+            let mut taking = self.taking.take().expect("just looked");
+            taking.job = None;
+            if let Err(error) = result {
+                // No room or a bad disk: the log goes on without a snapshot, and the next attempt may do better.
+                eprintln!("group {}: snapshot not taken: {error}", core.groups[taking.slot].id);
+                core.groups[taking.slot].machine.snapshot_cancel();
+                let aside = taking.aside.clone();
+                self.remove(io, aside);
+            } else if taking.stage == Stage::Committed {
+                self.taken(io, core, engine, &taking);
+            } else {
+                self.taking = Some(taking);
+            }
+            return Ok(());
+        }
+        let Some(receiving) = self.receiving.remove(&token) else { return Ok(()) };
+        self.receive_step(io, core, receiving, result)
+    }
+
+    /// A snapshot stands under its name: the log behind it may go.
+    fn taken<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &mut Core<M>, engine: &Engine, taking: &Taking) {
+        let group = &mut core.groups[taking.slot];
+        let conf = group.raft.conf_state().clone();
+        let id = group.id;
+        group.raft.storage_mut().set_snapshot(taking.name.id, conf);
+        let pinned = engine.pinning_groups().any(|pinning| pinning == id);
+        let keep = if pinned { 0 } else { self.config.snapshot_keep };
+        self.compactions.push((taking.slot, Index(taking.name.id.index.0.saturating_sub(keep))));
+        self.add_file(id, taking.name.id, taking.offset);
+        self.remove_old(io, id);
+    }
+
+    /// Compacts the logs behind new snapshots. A log that is being written to waits for a later turn.
+    fn compact<M: StateMachine>(&mut self, core: &mut Core<M>, engine: &mut Engine) -> Result<(), NodeError> {
+        for (slot, upto) in std::mem::take(&mut self.compactions) {
+            let group = &mut core.groups[slot];
+            let log = group.raft.storage_mut();
+            if group.installing.is_some() || upto <= log.base().index {
+                continue;
+            }
+            if log.is_staging() || !engine.has_room() {
+                self.compactions.push((slot, upto));
+            } else {
+                engine.compact(log, upto)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of a group is about to be replaced: a snapshot of it that is being taken is of no use.
+    fn cancel<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &mut Core<M>, group: GroupId) {
+        if let Some(taking) = self.taking.take_if(|taking| taking.name.group == group) {
+            core.groups[taking.slot].machine.snapshot_cancel();
+            // Jobs run in order: the removal comes after the piece being written.
+            self.remove(io, taking.aside);
+        }
+    }
+
+    fn remove_old<I: Io>(&mut self, io: &mut I, group: GroupId) {
+        let files = self.files.entry(group).or_default();
+        let mut old: Vec<EntryId> = Vec::new();
+        while files.len() > FILES_KEPT {
+            let (id, _) = files[0];
+            if self.sending.values().any(|sending| sending.group == group && sending.at == id) {
+                break;
+            }
+            files.remove(0);
+            old.push(id);
+        }
+        for id in old {
+            let path = self.path(group, id);
+            self.remove(io, path);
+        }
+    }
+
+    fn remove<I: Io>(&mut self, io: &mut I, path: PathBuf) {
+        self.job(io, Job::Remove { path });
+    }
+
+    // ---- sending ----
+
+    /// The core wants a follower to have a snapshot.
+    pub(crate) fn send<I: Io, M: StateMachine>(
+        &mut self,
+        io: &mut I,
+        core: &mut Core<M>,
+        transport: &Transport,
+        slot: usize,
+        message: Message,
+    ) {
+        let group = core.groups[slot].id;
+        let newest = self.files.get(&group).and_then(|files| files.last()).copied();
+        let busy = self.sending.len() >= SENDING_MAX
+            || self.sending.values().any(|sending| sending.group == group && sending.peer == message.to);
+        let Some((at, size)) = newest.filter(|_| !busy) else {
+            core.report_snapshot(slot, message.to, false);
+            return;
+        };
+        let Some(dial) = transport.snapshot_dial(group, &message, at, size) else {
+            core.report_snapshot(slot, message.to, false);
+            return;
+        };
+        self.next_token += 1;
+        let token = tokens::snapshots(self.next_token);
+        self.sending.insert(token, Sending { group, slot, peer: message.to, at });
+        let (address, request) = (dial.address, dial.request);
+        io.send_file(SendFile { token, address, request, path: self.path(group, at), timeout: SEND_TIMEOUT });
+    }
+
+    /// A snapshot has reached its peer, or not.
+    pub(crate) fn sent<M: StateMachine>(&mut self, core: &mut Core<M>, token: Token, result: &Result<(), DialError>) {
+        let Some(sending) = self.sending.remove(&token) else { return };
+        if let Err(error) = result {
+            eprintln!("group {}: snapshot not sent to node {}: {error}", sending.group, sending.peer);
+        }
+        core.report_snapshot(sending.slot, sending.peer, result.is_ok());
+    }
+
+    // ---- receiving ----
+
+    /// A peer has sent a file.
+    pub(crate) fn received<I: Io>(&mut self, io: &mut I, greeting: &[u8], path: PathBuf) {
+        match Greeting::decode(greeting) {
+            Some(Greeting::Snapshot { shard, from, head }) if shard == self.shard => {
+                let token = self.job(io, Job::Load { path: path.clone() });
+                self.receiving.insert(token, Receiving { from, head, path, content: None });
+            }
+            _ => self.remove(io, path),
+        }
+    }
+
+    fn receive_step<I: Io, M: StateMachine>(
+        &mut self,
+        io: &mut I,
+        core: &mut Core<M>,
+        mut receiving: Receiving,
+        result: io::Result<JobOutput>,
+    ) -> Result<(), NodeError> {
+        let SnapshotHead { group, at, .. } = receiving.head;
+        let refuse = |what: &str| eprintln!("group {group}: snapshot from node {} refused: {what}", receiving.from);
+        match (result, receiving.content.take()) {
+            (Ok(JobOutput::Loaded(content)), None) => match SnapshotReader::new(content.clone(), self.config.cluster) {
+                Ok(reader) if reader.name() == (SnapshotName { group, id: at }) => {
+                    receiving.content = Some((content, reader.conf().clone()));
+                    let token = self.job(io, Job::Commit { from: receiving.path.clone(), to: self.path(group, at) });
+                    self.receiving.insert(token, receiving);
+                }
+                Ok(_) => {
+                    refuse("it is of another group or entry than announced");
+                    self.remove(io, receiving.path);
+                }
+                Err(error) => {
+                    refuse(&error.to_string());
+                    self.remove(io, receiving.path);
+                }
+            },
+            (Ok(_), Some((content, conf))) => {
+                self.add_file(group, at, content.len() as u64);
+                let installed = core.install(&receiving.head, receiving.from, &conf, content);
+                if installed {
+                    self.cancel(io, core, group);
+                } else {
+                    // Not newer than what is here; the file is as good as any other of this group.
+                    let files = self.files.entry(group).or_default();
+                    files.sort_unstable();
+                    files.dedup();
+                }
+                self.remove_old(io, group);
+            }
+            (Ok(_), None) => self.remove(io, receiving.path),
+            (Err(error), _) => {
+                refuse(&error.to_string());
+                self.remove(io, receiving.path);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts the state of a snapshot file into a state machine; the membership it holds.
+pub(crate) fn restore<M: StateMachine>(
+    machine: &mut M,
+    cluster: u64,
+    name: SnapshotName,
+    file: &Bytes,
+) -> Result<ConfState, NodeError> {
+    let failed = |what: String| NodeError::Snapshot { group: name.group, what };
+    let reader = SnapshotReader::new(file.clone(), cluster).map_err(|error| failed(error.to_string()))?;
+    if reader.name() != name {
+        return Err(failed(format!("the file named {} holds {}", name.file_name(), reader.name().file_name())));
+    }
+    let chunks: Vec<Bytes> = reader.chunks().collect();
+    machine.restore(&mut chunks.iter().map(|chunk| &chunk[..])).map_err(|error| failed(error.to_string()))?;
+    Ok(reader.conf().clone())
+}
+
+/// The snapshot that a name stands for.
+pub(crate) fn parse_name(path: &Path) -> Option<SnapshotName> {
+    SnapshotName::parse(path.file_name()?.to_str()?)
+}
