@@ -28,6 +28,8 @@ pub(crate) struct Writer {
     durable: u64,
     /// The highest durable mark submitted.
     attested: u64,
+    /// The last batch that is not empty.
+    last_put: u64,
     /// Of the durable blocks.
     first: u32,
     next_generation: u32,
@@ -91,6 +93,7 @@ impl Writer {
             last_lsn,
             durable: last_lsn,
             attested: 0,
+            last_put: 0,
             first: 0,
             next_generation,
             open: None,
@@ -123,9 +126,9 @@ impl Writer {
         self.open.is_none() && self.queue.is_empty() && self.inflight.is_empty()
     }
 
-    /// Whether the disk says already how much of the log is durable.
+    /// Whether the disk says already that all that was ever put is durable.
     pub(crate) fn is_attested(&self) -> bool {
-        self.attested >= self.durable
+        self.attested >= self.last_put
     }
 
     /// Bytes left in the active segment behind the block being filled.
@@ -174,6 +177,7 @@ impl Writer {
         }
         open.body_len += len;
         open.sections += 1;
+        self.last_put = open.lsn;
         let offset = u32::try_from(offset).expect("a segment is at most 2 GiB");
         Place { generation: open.generation, offset }
     }
