@@ -101,7 +101,7 @@ impl SnapshotWriter {
     /// Begins a snapshot. Gives the first piece, for offset 0.
     ///
     /// # Panics
-    /// If `conf` names more than [`MEMBERS_MAX`](crate::MEMBERS_MAX) members.
+    /// If `conf` names more than [`MEMBERS_MAX`] members.
     #[must_use]
     pub fn new(log_id: u64, name: SnapshotName, conf: &ConfState) -> (SnapshotWriter, Bytes) {
         assert!(members(conf) <= MEMBERS_MAX, "{} members", members(conf));

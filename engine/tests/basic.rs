@@ -329,7 +329,7 @@ fn apply(mut rig: Rig, step: &Step) -> Rig {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::default())]
     #[test]
     fn any_history_survives(steps in prop::collection::vec(step(), 1..120)) {
         let mut rig = Rig::new(small(24));

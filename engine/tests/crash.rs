@@ -139,7 +139,7 @@ fn crash(world: &World, dice: &mut Dice) -> Image {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::default())]
     #[test]
     fn nothing_acknowledged_is_lost(seed in any::<u64>(), blocks in 9..40_u64, inflight in 1..4_usize) {
         let mut dice = Dice::new(seed);
