@@ -217,6 +217,13 @@ impl Engine {
         self.failed.is_none() && self.room(0).is_ok()
     }
 
+    /// Whether an [`append`](Engine::append) of what is staged in `log` would be taken now.
+    #[must_use]
+    pub fn has_room_for(&self, log: &GroupLog) -> bool {
+        let staged = log.staged.iter().map(|(_, run)| run.len()).sum();
+        self.failed.is_none() && if staged == 0 { self.room_for_votes() } else { self.room(staged) }.is_ok()
+    }
+
     /// Adds what a group writes to the open batch, together with what was only noted so far. Gives the number of the
     /// batch that completes it. An empty write gives the last batch begun.
     ///

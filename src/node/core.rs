@@ -119,7 +119,7 @@ impl<M: StateMachine> Core<M> {
 
     // ---- driving groups ----
 
-    fn touch(&mut self, slot: usize) {
+    pub(crate) fn touch(&mut self, slot: usize) {
         if !std::mem::replace(&mut self.groups[slot].touched, true) {
             self.touched.push(slot);
         }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringraft_engine::{BatchNo, Engine, GroupLog, Write};
+use ringraft_engine::{BatchNo, Engine, EngineError, GroupLog, Write};
 use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::{Body, EntryId, GroupId, Message, PeerId, Raft, Ready, SyncTicket};
 use ringraft_transport::{PeerStatus, Transport};
@@ -32,6 +32,7 @@ pub struct Shard<I: Io, M: StateMachine> {
     ready: Ready,
     runs: Vec<Bytes>,
     unreachable: Vec<PeerId>,
+    waiting: Vec<usize>,
 }
 
 /// What waits for writes to become durable, in the order of the batches.
@@ -56,6 +57,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             ready: Ready::default(),
             runs: Vec::new(),
             unreachable: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -101,10 +103,16 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         };
         match completion {
             Completion::Written { token, .. } | Completion::JobDone { token, .. } if self.engine.owns(token) => {
-                if let Some(batch) = self.engine.complete(&mut self.io, completion)? {
-                    self.release(batch)?;
+                match self.engine.complete(&mut self.io, completion) {
+                    Ok(Some(batch)) => self.release(batch),
+                    Ok(None) => Ok(()),
+                    Err(error @ EngineError::NoSegment { .. }) => {
+                        // Entries wait, votes and compactions go on; it is tried again at every tick.
+                        eprintln!("{error}");
+                        Ok(())
+                    }
+                    Err(error) => Err(error.into()),
                 }
-                Ok(())
             }
             Completion::JobDone { token, result } => {
                 self.snapshots.job_done(&mut self.io, &mut self.core, &mut self.engine, token, result)?;
@@ -152,6 +160,8 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         // After a pause one tick is made up for, not all: the others are no less late.
         self.next_tick = now + self.core.config.tick;
         self.core.tick();
+        self.engine.attest();
+        self.engine.retry_segments();
     }
 
     /// Takes the `Ready` of every touched group and does what it asks.
@@ -160,18 +170,23 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             self.core.report_unreachable(peer);
         }
         self.core.seal_run();
-        // A log that has no room now makes its groups wait: what they say is kept by the core until a write completes.
-        while self.engine.has_room()
-            && let Some(slot) = self.core.next_touched()
-        {
+        while let Some(slot) = self.core.next_touched() {
             self.core.ask_reads(slot);
             while self.core.groups[slot].raft.has_ready() {
+                if !self.engine.has_room_for(self.core.groups[slot].raft.storage()) {
+                    // The log has no room now: what the group says is kept by the core until a write completes.
+                    self.waiting.push(slot);
+                    break;
+                }
                 let mut ready = std::mem::take(&mut self.ready);
                 self.core.groups[slot].raft.ready(&mut ready);
                 let done = self.handle(slot, &mut ready);
                 self.ready = ready;
                 done?;
             }
+        }
+        for slot in self.waiting.drain(..) {
+            self.core.touch(slot);
         }
         Ok(())
     }

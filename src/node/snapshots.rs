@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ringraft_engine::Engine;
 use ringraft_engine::snapshot::{SnapshotName, SnapshotReader, SnapshotWriter};
-use ringraft_io::{DialError, Io, Job, JobOutput, SendFile, ShardNo, Token};
-use ringraft_raft::{ConfState, EntryId, GroupId, Index, Message, PeerId, Storage};
+use ringraft_io::{DialError, Io, Job, JobOutput, SendFile, ShardNo, Time, Token};
+use ringraft_raft::{ConfState, EntryId, GroupId, Index, Message, PeerId, ProgressState, Storage};
 use ringraft_transport::Transport;
 use ringraft_transport::handshake::{Greeting, SnapshotHead};
 
@@ -70,6 +70,8 @@ struct Sending {
     slot: usize,
     peer: PeerId,
     at: EntryId,
+    /// The peer holds the file and has this long to install it.
+    install_by: Option<Time>,
 }
 
 /// A file that came in: first read and verified, then given its name, then installed.
@@ -82,6 +84,9 @@ struct Receiving {
 
 /// How long a snapshot may go without progress on its way to a peer.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a peer may take to verify and install what it has received.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Snapshots sent at a time by one shard.
 const SENDING_MAX: usize = 4;
@@ -132,6 +137,7 @@ impl Snapshots {
         engine: &mut Engine,
     ) -> Result<(), NodeError> {
         self.compact(core, engine)?;
+        self.watch_installs(core);
         if self.taking.is_none() {
             self.choose(core, engine);
         }
@@ -314,18 +320,39 @@ impl Snapshots {
         };
         self.next_token += 1;
         let token = tokens::snapshots(self.next_token);
-        self.sending.insert(token, Sending { group, slot, peer: message.to, at });
+        self.sending.insert(token, Sending { group, slot, peer: message.to, at, install_by: None });
         let (address, request) = (dial.address, dial.request);
         io.send_file(SendFile { token, address, request, path: self.path(group, at), timeout: SEND_TIMEOUT });
     }
 
-    /// A snapshot has reached its peer, or not.
+    /// A snapshot has reached its peer, or not. That it was received is not reported as success: the core hears of that
+    /// by the peer's acknowledgement, once it is installed, and would else probe a peer that is still busy with it.
     pub(crate) fn sent<M: StateMachine>(&mut self, core: &mut Core<M>, token: Token, result: &Result<(), DialError>) {
-        let Some(sending) = self.sending.remove(&token) else { return };
-        if let Err(error) = result {
-            eprintln!("group {}: snapshot not sent to node {}: {error}", sending.group, sending.peer);
+        let Some(sending) = self.sending.get_mut(&token) else { return };
+        match result {
+            Ok(()) => sending.install_by = Some(core.now + INSTALL_TIMEOUT),
+            Err(error) => {
+                eprintln!("group {}: snapshot not sent to node {}: {error}", sending.group, sending.peer);
+                core.report_snapshot(sending.slot, sending.peer, false);
+                self.sending.remove(&token);
+            }
         }
-        core.report_snapshot(sending.slot, sending.peer, result.is_ok());
+    }
+
+    /// Forgets peers that have installed their snapshots, and gives up on those that do not.
+    fn watch_installs<M: StateMachine>(&mut self, core: &mut Core<M>) {
+        self.sending.retain(|_, sending| {
+            let Some(install_by) = sending.install_by else { return true };
+            let progress = core.groups[sending.slot].raft.progress(sending.peer);
+            if progress.is_none_or(|progress| progress.state != ProgressState::Snapshot) {
+                return false;
+            }
+            if core.now >= install_by {
+                core.report_snapshot(sending.slot, sending.peer, false);
+                return false;
+            }
+            true
+        });
     }
 
     // ---- receiving ----
@@ -333,7 +360,10 @@ impl Snapshots {
     /// A peer has sent a file.
     pub(crate) fn received<I: Io>(&mut self, io: &mut I, greeting: &[u8], path: PathBuf) {
         match Greeting::decode(greeting) {
-            Some(Greeting::Snapshot { shard, from, head }) if shard == self.shard => {
+            // One at a time of each group: what comes while another is looked at is not newer by much.
+            Some(Greeting::Snapshot { shard, from, head })
+                if shard == self.shard && self.receiving.values().all(|other| other.head.group != head.group) =>
+            {
                 let token = self.job(io, Job::Load { path: path.clone() });
                 self.receiving.insert(token, Receiving { from, head, path, content: None });
             }
