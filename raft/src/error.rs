@@ -71,7 +71,8 @@ pub enum Refused {
 }
 
 /// Why a message was not taken. A correct peer can cause [`StepError::UnknownPeer`], [`StepError::ReadRefused`] and
-/// [`StepError::TransferRefused`]; everything else says that someone has lost data or speaks another language.
+/// [`StepError::TransferRefused`]; everything else says that someone speaks another language, or has lost data
+/// in a way that is not mended by itself ([`Lost`](crate::Lost)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StepError {
     /// It is for somebody else.
@@ -109,16 +110,6 @@ pub enum StepError {
         index: Index,
         /// Our commit index.
         committed: Index,
-    },
-    /// The leader has our acknowledgement for an entry that we do not have: our log has lost durable entries.
-    #[error("peer {from} says that {commit} is committed and ours, but the log ends at {last}")]
-    CommitBeyondLog {
-        /// Who.
-        from: PeerId,
-        /// The commit index it sent.
-        commit: Index,
-        /// Our last index.
-        last: Index,
     },
     /// A second leader in our own term.
     #[error("peer {from} acts as leader of term {term}, which is led by this member")]

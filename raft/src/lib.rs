@@ -77,7 +77,7 @@ pub use config::{Config, ConfigError, ReadPolicy};
 pub use error::{OpenError, Refused, StepError};
 pub use message::{Body, Message};
 pub use progress::{Progress, ProgressState};
-pub use raft::{Proposed, Raft, Stepped};
+pub use raft::{Lost, Proposed, Raft, Stepped};
 pub use ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
 pub use status::Status;
 pub use storage::{Storage, StorageError};

@@ -152,6 +152,17 @@ impl Progress {
         true
     }
 
+    /// It has lost entries that it had acknowledged; it matches up to `hint` at the most. What it still has may not be
+    /// durable, so nothing counts until it acknowledges anew.
+    pub(crate) fn lose(&mut self, hint: Index) {
+        self.matched = Index::ZERO;
+        if self.state != ProgressState::Snapshot {
+            self.become_probe();
+            self.next = hint.next();
+            self.sent_commit = self.sent_commit.min(hint);
+        }
+    }
+
     /// Whether an append would let it commit more, up to `index`.
     pub(crate) fn can_bump_commit(&self, index: Index) -> bool {
         index > self.sent_commit && self.sent_commit < self.next.prev()

@@ -37,6 +37,8 @@ pub struct Raft<S> {
     /// No change of membership lies in the unapplied log beyond this index.
     pub(crate) pending_conf_index: Index,
     pub(crate) uncommitted_size: u64,
+    /// Losses seen, ours and those of peers.
+    pub(crate) losses: u64,
     pub(crate) reads: ReadOnly,
     pub(crate) messages: Vec<Message>,
     pub(crate) after_sync: Vec<Message>,
@@ -67,6 +69,20 @@ pub enum Proposed {
 pub struct Stepped {
     /// The shell must stage the payloads from here to the message's `last`, in place of all it has from here on.
     pub appended: Option<Index>,
+    /// A member was seen to have lost durable entries. It is being mended; its disk should be looked at.
+    pub lost: Option<Lost>,
+}
+
+/// A member whose log ends before what it had acknowledged as durable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Lost {
+    /// Who: ourselves, as our leader's heartbeat shows; or, if we lead, the peer whose refusal shows it (which can be a
+    /// false alarm if that message was overtaken by later ones).
+    pub peer: PeerId,
+    /// What it had acknowledged, at the least.
+    pub acked: Index,
+    /// Up to where its log reaches, at the most.
+    pub last: Index,
 }
 
 impl<S: Storage> Raft<S> {
@@ -116,6 +132,7 @@ impl<S: Storage> Raft<S> {
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
             uncommitted_size: 0,
+            losses: 0,
             reads: ReadOnly::default(),
             messages: Vec::new(),
             after_sync: Vec::new(),
@@ -244,14 +261,16 @@ impl<S: Storage> Raft<S> {
             Body::Heartbeat { commit, read } => {
                 self.hear_leader(from)?;
                 self.send(from, Body::HeartbeatReply { read });
-                self.commit_as_told(from, commit)?;
+                return Ok(Stepped { lost: self.commit_as_told(from, commit), ..Stepped::default() });
             }
             Body::VoteReply { granted } => self.count_vote(from, granted, Role::Candidate),
             // A yes to what we asked in an older term is no yes to what we ask now.
             Body::PreVoteReply { granted: true } if message.term.0 != self.term.0 + 1 => {}
             Body::PreVoteReply { granted } => self.count_vote(from, granted, Role::PreCandidate),
             Body::AppendAck { index } => self.handle_append_ack(from, index)?,
-            Body::AppendReject { rejected, hint } => self.handle_append_reject(from, rejected, hint),
+            Body::AppendReject { rejected, hint } => {
+                return Ok(Stepped { lost: self.handle_append_reject(from, rejected, hint), ..Stepped::default() });
+            }
             Body::HeartbeatReply { read } => self.handle_heartbeat_reply(from, read),
             Body::ReadIndex { id } => {
                 self.take_read(ReadRequest { from, id }).map_err(|refused| StepError::ReadRefused { from, refused })?

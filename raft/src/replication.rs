@@ -4,7 +4,7 @@ use crate::config::ReadPolicy;
 use crate::error::{Refused, StepError};
 use crate::message::Body;
 use crate::progress::{ProgressState, Wanted};
-use crate::raft::{Raft, Stepped};
+use crate::raft::{Lost, Raft, Stepped};
 use crate::read_only::ReadRequest;
 use crate::storage::Storage;
 use crate::types::{EntryId, EntryKind, EntryMeta, Index, PeerId, Role};
@@ -132,8 +132,8 @@ impl<S: Storage> Raft<S> {
         Ok(())
     }
 
-    pub(crate) fn handle_append_reject(&mut self, from: PeerId, rejected: Index, hint: EntryId) {
-        let Some(at) = self.tracker.find(from).filter(|_| self.role == Role::Leader) else { return };
+    pub(crate) fn handle_append_reject(&mut self, from: PeerId, rejected: Index, hint: EntryId) -> Option<Lost> {
+        let at = self.tracker.find(from).filter(|_| self.role == Role::Leader)?;
         // Where our terms are above the follower's there is no match: skip whole terms at a time.
         let mut index = hint.index.min(self.log.last_index());
         if hint.term.0 > 0 {
@@ -141,12 +141,22 @@ impl<S: Storage> Raft<S> {
         }
         let progress = self.tracker.at_mut(at);
         progress.recently_active = true;
+        if hint.index < progress.matched {
+            // Where we match, no term of ours is above that of `prev`, so a log that is whole never points below it:
+            // this one has lost entries that it had acknowledged, or the message was overtaken by a later one.
+            let lost = Lost { peer: from, acked: progress.matched, last: hint.index };
+            progress.lose(index);
+            self.losses += 1;
+            self.want(at, Wanted::Append);
+            return Some(lost);
+        }
         if progress.maybe_decrease(rejected, index) {
             if progress.state == ProgressState::Replicate {
                 progress.become_probe();
             }
             self.want(at, Wanted::Append);
         }
+        None
     }
 
     pub(crate) fn handle_heartbeat_reply(&mut self, from: PeerId, read: u64) {
@@ -214,7 +224,7 @@ impl<S: Storage> Raft<S> {
         self.log.commit_to(commit.min(last));
         // Not our last index: our tail beyond this message may be anything.
         self.send(from, Body::AppendAck { index: last });
-        Ok(Stepped { appended })
+        Ok(Stepped { appended, lost: None })
     }
 
     /// The first of the entries after `after` that is not in our log.
@@ -245,14 +255,17 @@ impl<S: Storage> Raft<S> {
         Ok(())
     }
 
-    /// The commit index of a heartbeat: something that we have acknowledged.
-    pub(crate) fn commit_as_told(&mut self, from: PeerId, commit: Index) -> Result<(), StepError> {
-        let last = self.log.last_index();
-        if commit > last {
-            return Err(StepError::CommitBeyondLog { from, commit, last });
+    /// The commit index of a heartbeat: something that we have acknowledged. If we no longer have it, our log has lost
+    /// durable entries: the leader is told where it ends, and sends them again.
+    pub(crate) fn commit_as_told(&mut self, from: PeerId, commit: Index) -> Option<Lost> {
+        let hint = self.log.last_id();
+        if commit > hint.index {
+            self.send(from, Body::AppendReject { rejected: commit, hint });
+            self.losses += 1;
+            return Some(Lost { peer: self.config.id, acked: commit, last: hint.index });
         }
         self.log.commit_to(commit);
-        Ok(())
+        None
     }
 
     // Reads.

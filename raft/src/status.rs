@@ -29,6 +29,8 @@ pub struct Status {
     pub durable: Index,
     /// Whom it hands leadership to; 0: nobody.
     pub transferee: PeerId,
+    /// How often a member was seen to have lost durable entries ([`Lost`](crate::Lost)), since the start.
+    pub losses: u64,
 }
 
 impl<S: Storage> Raft<S> {
@@ -45,6 +47,7 @@ impl<S: Storage> Raft<S> {
             applied: self.log.applied,
             durable: self.durable_index(),
             transferee: self.transferee,
+            losses: self.losses,
         }
     }
 

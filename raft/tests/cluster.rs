@@ -29,6 +29,19 @@ struct Cluster {
     reads: HashMap<ReadId, Index>,
     commits: Vec<Index>,
     served: usize,
+    /// What every node once had durable and has lost; a leader may go on believing in it for a while.
+    lost_to: Vec<Index>,
+    losses: usize,
+}
+
+/// What happens beside faults of the network, and crashes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Spice {
+    Nothing,
+    /// Members come and go.
+    ConfChanges,
+    /// Disks lose their tail, or all.
+    Losses,
 }
 
 impl Cluster {
@@ -59,6 +72,7 @@ impl Cluster {
             .collect();
         Cluster {
             commits: vec![Index::ZERO; nodes.len()],
+            lost_to: vec![Index::ZERO; nodes.len()],
             nodes,
             dice,
             network: Vec::new(),
@@ -72,11 +86,12 @@ impl Cluster {
             machines: HashMap::new(),
             reads: HashMap::new(),
             served: 0,
+            losses: 0,
         }
     }
 
     /// One thing happens somewhere.
-    fn chaos(&mut self, conf_changes: bool) {
+    fn chaos(&mut self, spice: Spice) {
         let at = self.dice.below(self.nodes.len());
         match self.dice.below(200) {
             0..10 => self.nodes[at].raft.tick(),
@@ -101,11 +116,37 @@ impl Cluster {
                 let peer = PeerId(1 + self.dice.below(self.nodes.len()) as u64);
                 self.nodes[at].raft.report_unreachable(peer);
             }
-            193 if conf_changes => self.change_conf(at),
+            193 if spice == Spice::ConfChanges => self.change_conf(at),
             194 => drop(self.nodes[at].raft.forget_leader()),
+            195 if spice == Spice::Losses => self.lose(at),
             _ => self.take_ready(at),
         }
         self.check();
+    }
+
+    /// A disk loses durable entries. No more than raft can bear: everything that the node has ever vouched for is
+    /// committed, and durable on a majority of the others.
+    fn lose(&mut self, at: usize) {
+        let last = self.nodes[at].disk.log.last_index();
+        let holds = |node: &Node, index: Index| {
+            let known = |(meta, _): &(EntryMeta, Payload)| node.disk.log.meta(index) == Ok(*meta);
+            let place = usize::try_from(index.0 - 1).unwrap();
+            index <= node.disk.log.base.index || self.committed.get(place).is_some_and(known)
+        };
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, node)| node);
+        let safe = (1..=last.0).map(Index).all(|index| {
+            let count = others.clone().filter(|node| holds(node, index)).count();
+            holds(&self.nodes[at], index) && count >= ringraft_raft::quorum::majority(self.nodes.len())
+        });
+        if !safe || last == Index::ZERO {
+            return;
+        }
+        let keep = Index(self.dice.roll() % last.0);
+        let first_conf = voters(self.nodes.len() as u64);
+        self.nodes[at].lose(keep, &first_conf);
+        self.commits[at] = self.nodes[at].raft.commit();
+        self.lost_to[at] = self.lost_to[at].max(last);
+        self.losses += 1;
     }
 
     fn cut_off(&mut self, at: usize) {
@@ -264,7 +305,7 @@ impl Cluster {
             assert!(progress.next <= status.last.index.next() || progress.state == ProgressState::Snapshot);
             let Some(peer) = self.nodes.get(place(id)) else { continue };
             if peer.raft.term() == status.term && status.id != id {
-                let durable = peer.disk.log.last_index();
+                let durable = peer.disk.log.last_index().max(self.lost_to[place(id)]);
                 assert!(progress.matched <= durable, "{id} has made {durable} durable: {progress:?}");
             }
         }
@@ -349,29 +390,30 @@ fn place(id: PeerId) -> usize {
     usize::try_from(id.0 - 1).unwrap()
 }
 
-fn run(seed: u64, count: u64, steps: usize, conf_changes: bool) -> (usize, usize, usize) {
+fn run(seed: u64, count: u64, steps: usize, spice: Spice) -> [usize; 4] {
     let mut cluster = Cluster::new(seed, count);
     for _ in 0..steps {
-        cluster.chaos(conf_changes);
+        cluster.chaos(spice);
     }
     cluster.settle();
-    (cluster.committed.len(), cluster.leaders.len(), cluster.served)
+    [cluster.committed.len(), cluster.leaders.len(), cluster.served, cluster.losses]
 }
 
-fn fuzz(seeds: std::ops::Range<u64>, count: u64, conf_changes: bool) {
+fn fuzz(seeds: std::ops::Range<u64>, count: u64, spice: Spice) {
     let first = std::env::var("RINGRAFT_SEED").ok().and_then(|text| text.parse().ok());
     let times = std::env::var("RINGRAFT_SEEDS_TIMES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let seeds = first.map_or(seeds.start..seeds.start + times * (seeds.end - seeds.start), |seed| seed..seed + 1);
     let total = seeds.end - seeds.start;
-    let mut sums = (0, 0, 0);
+    let mut sums = [0; 4];
     for seed in seeds {
-        let result = std::panic::catch_unwind(|| run(seed, count, 4000, conf_changes));
-        let Ok((committed, leaders, reads)) = result else {
-            panic!("failing seed: RINGRAFT_SEED={seed} ({count} nodes, membership changes: {conf_changes})");
+        let result = std::panic::catch_unwind(|| run(seed, count, 4000, spice));
+        let Ok(result) = result else {
+            panic!("failing seed: RINGRAFT_SEED={seed} ({count} nodes, {spice:?})");
         };
-        sums = (sums.0 + committed, sums.1 + leaders, sums.2 + reads);
+        sums.iter_mut().zip(result).for_each(|(sum, one)| *sum += one);
     }
-    println!("{total} seeds: {} entries committed, {} leaders, {} reads", sums.0, sums.1, sums.2);
+    let [committed, leaders, reads, losses] = sums;
+    println!("{total} seeds: {committed} entries committed, {leaders} leaders, {reads} reads, {losses} losses");
 }
 
 #[test]
@@ -392,20 +434,30 @@ fn first_election_and_commit() {
 
 #[test]
 fn one_node_alone() {
-    fuzz(0..20, 1, false);
+    fuzz(0..20, 1, Spice::Nothing);
 }
 
 #[test]
 fn three_nodes() {
-    fuzz(100..300, 3, false);
+    fuzz(100..300, 3, Spice::Nothing);
 }
 
 #[test]
 fn five_nodes() {
-    fuzz(1000..1150, 5, false);
+    fuzz(1000..1150, 5, Spice::Nothing);
 }
 
 #[test]
 fn five_nodes_changing_membership() {
-    fuzz(2000..2150, 5, true);
+    fuzz(2000..2150, 5, Spice::ConfChanges);
+}
+
+#[test]
+fn three_nodes_losing_tails() {
+    fuzz(3000..3200, 3, Spice::Losses);
+}
+
+#[test]
+fn five_nodes_losing_tails() {
+    fuzz(4000..4150, 5, Spice::Losses);
 }

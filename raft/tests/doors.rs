@@ -4,7 +4,7 @@ mod support;
 
 use ringraft_raft::{
     Body, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState, Index,
-    Message, OpenError, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused, Role, StepError, Term,
+    Lost, Message, OpenError, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused, Role, StepError, Term,
 };
 use support::log::MemLog;
 use support::node::voters;
@@ -98,6 +98,12 @@ fn appends(messages: &[Message], to: u64) -> Vec<(u64, u64)> {
     messages.iter().filter_map(one).collect()
 }
 
+fn propose(raft: &mut Raft<MemLog>, count: usize) {
+    for _ in 0..count {
+        raft.propose(EntryKind::Normal, 8).unwrap();
+    }
+}
+
 #[test]
 fn what_a_member_can_start_from() {
     let open = |config: Config, log: MemLog| Raft::new(config, log).map(|raft| raft.status());
@@ -164,14 +170,79 @@ fn messages_that_are_not_taken() {
     check(raft, from(2, term, append(id(2, 3), 4)), &[meta(3)], malformed("an entry from a future term"));
     let conflict = StepError::CommittedConflict { from: two, index: Index(1), committed: Index(2) };
     check(raft, from(2, term, append(id(2, 1), 1)), &[], conflict);
-    let commit = Body::Heartbeat { commit: Index(4), read: 0 };
-    check(raft, from(2, term, commit), &[], StepError::CommitBeyondLog { from: two, commit: Index(4), last: Index(3) });
     assert_eq!((raft.commit(), raft.leader()), (Index(2), Some(two)), "still a sign of life");
 
     let mut raft = settled_leader(plain());
     let (ack, last) = (Body::AppendAck { index: Index(9) }, raft.last_index());
     check(&mut raft, from(2, 1, ack), &[], StepError::AckBeyondLog { from: two, index: Index(9), last });
     check(&mut raft, from(2, 1, append(id(0, 0), 0)), &[], StepError::SecondLeader { from: two, term: Term(1) });
+}
+
+#[test]
+fn a_member_that_lost_its_tail_says_where_its_log_ends() {
+    let mut raft = member(plain(), log_of(&[1, 1, 2], 2));
+    let stepped = raft.step(from(2, 2, Body::Heartbeat { commit: Index(5), read: 7 }), &[]).unwrap();
+    assert_eq!(stepped.lost, Some(Lost { peer: OWN, acked: Index(5), last: Index(3) }));
+    let (now, _) = turn(&mut raft);
+    let reject = Body::AppendReject { rejected: Index(5), hint: id(2, 3) };
+    assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::HeartbeatReply { read: 7 }, reject]);
+    assert_eq!((raft.commit(), raft.leader(), raft.status().losses), (Index(2), Some(PeerId(2)), 1));
+}
+
+#[test]
+fn a_lost_tail_is_sent_again() {
+    let reject = |rejected, hint| from(2, 1, Body::AppendReject { rejected: Index(rejected), hint });
+    let two = |raft: &Raft<MemLog>| {
+        let progress = raft.progress(PeerId(2)).unwrap();
+        (progress.state, progress.matched.0, progress.next.0)
+    };
+    // Entries 1 to 6 are everywhere, 7 and 8 are on their way; peer 2 is left with 1 to 3.
+    let check = |before: ProgressState, lost: Message, probe: u64| {
+        let mut raft = settled_leader(plain());
+        propose(&mut raft, 5);
+        turn(&mut raft);
+        for peer in [2, 3] {
+            raft.step(from(peer, 1, Body::AppendAck { index: Index(6) }), &[]).unwrap();
+        }
+        if before == ProgressState::Probe {
+            raft.report_unreachable(PeerId(2));
+        }
+        propose(&mut raft, 2);
+        turn(&mut raft);
+        let Body::AppendReject { hint, .. } = lost.body else { panic!("{lost:?}") };
+        let expected = Lost { peer: PeerId(2), acked: Index(6), last: hint.index };
+        assert_eq!(raft.step(lost, &[]).unwrap().lost, Some(expected));
+        assert_eq!(two(&raft), (ProgressState::Probe, 0, probe + 1));
+        let (now, _) = turn(&mut raft);
+        assert_eq!(appends(&now, 2), [(probe, 8)]);
+        assert_eq!((raft.commit(), raft.status().losses), (Index(6), 1));
+        raft.step(from(2, 1, Body::AppendAck { index: Index(8) }), &[]).unwrap();
+        assert_eq!(two(&raft), (ProgressState::Replicate, 8, 9));
+        assert_eq!(raft.commit(), Index(8));
+    };
+    for before in [ProgressState::Replicate, ProgressState::Probe] {
+        check(before, reject(6, id(1, 3)), 3);
+        check(before, reject(8, id(1, 3)), 3);
+        check(before, reject(6, id(0, 0)), 0);
+    }
+}
+
+#[test]
+fn a_refusal_overtaken_by_an_acknowledgement_costs_one_probe() {
+    let mut raft = settled_leader(plain());
+    propose(&mut raft, 3);
+    turn(&mut raft);
+    raft.step(from(2, 1, Body::AppendAck { index: Index(4) }), &[]).unwrap();
+    raft.step(from(2, 1, Body::AppendReject { rejected: Index(1), hint: id(0, 0) }), &[]).unwrap();
+    let (now, _) = turn(&mut raft);
+    assert_eq!(appends(&now, 2), [(0, 4)]);
+    assert_eq!(raft.commit(), Index(4), "what is committed stays so");
+    raft.step(from(2, 1, Body::AppendReject { rejected: Index(1), hint: id(0, 0) }), &[]).unwrap();
+    raft.step(from(2, 1, Body::AppendAck { index: Index(4) }), &[]).unwrap();
+    let progress = raft.progress(PeerId(2)).unwrap();
+    assert_eq!((progress.state, progress.matched, raft.status().losses), (ProgressState::Replicate, Index(4), 1));
+    let (now, _) = turn(&mut raft);
+    assert_eq!(appends(&now, 2), [], "nothing is left to say");
 }
 
 #[test]

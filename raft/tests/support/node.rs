@@ -292,6 +292,22 @@ impl Node {
         self.cache_base = at.index;
     }
 
+    /// Loses durable entries after `last`, or the whole log and its snapshot if that is not in it any more, and starts
+    /// again. Term and vote stay: what was promised about them was promised to others.
+    pub fn lose(&mut self, last: Index, first_conf: &ConfState) {
+        let log = &mut self.disk.log;
+        if last < log.base.index {
+            *log = MemLog { hard: log.hard, ..MemLog::new(first_conf.clone()) };
+            self.disk.payloads.clear();
+            self.disk.image = Image { conf: first_conf.clone(), ..Image::default() };
+        } else {
+            log.truncate(last);
+            self.disk.payloads.truncate(usize::try_from(last.0 - log.base.index.0).unwrap());
+        }
+        log.hard.commit = log.hard.commit.min(log.last_index());
+        self.restart();
+    }
+
     /// Loses everything that is not durable, and starts again.
     pub fn restart(&mut self) {
         let config = self.raft.config().clone();
