@@ -1,6 +1,6 @@
 //! Whole-system tests: the architecture, a simulated cluster under faults, real processes under `kill -9`.
 
 mod history;
-// mod process;
+mod process;
 mod sim;
 mod tidy;

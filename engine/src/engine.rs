@@ -217,10 +217,17 @@ impl Engine {
         self.failed.is_none() && self.room(0).is_ok()
     }
 
-    /// Whether an [`append`](Engine::append) of what is staged in `log` would be taken now.
+    /// Everything up to this batch is durable. An append that had nothing to write may be durable at once.
     #[must_use]
-    pub fn has_room_for(&self, log: &GroupLog) -> bool {
-        let staged = log.staged.iter().map(|(_, run)| run.len()).sum();
+    pub fn durable(&self) -> BatchNo {
+        BatchNo(self.writer.durable())
+    }
+
+    /// Whether an [`append`](Engine::append) of what is staged in `log`, and of `more` bytes of records that are still to
+    /// be staged, would be taken now.
+    #[must_use]
+    pub fn has_room_for(&self, log: &GroupLog, more: usize) -> bool {
+        let staged = more + log.staged.iter().map(|(_, run)| run.len()).sum::<usize>();
         self.failed.is_none() && if staged == 0 { self.room_for_votes() } else { self.room(staged) }.is_ok()
     }
 

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -209,12 +210,26 @@ impl Drop for Cluster {
     }
 }
 
-/// Ports that were free a moment ago.
+/// Ports that were free a moment ago. Below those that the system gives to outgoing connections, so that a node that is
+/// restarted finds its port as it left it; the search begins at a place of this process's own.
 fn free_ports(count: usize) -> Result<Vec<u16>, ClusterError> {
-    let listeners: Result<Vec<TcpListener>, _> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let ports =
-        listeners.and_then(|listeners| listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect());
-    ports.map_err(|source| ClusterError::Io { what: "find free ports on 127.0.0.1".to_owned(), source })
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let own = std::process::id().wrapping_mul(7919);
+    let mut ports = Vec::new();
+    for _ in 0..COUNT {
+        let place = own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + place).expect("below 2^16");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+        if ports.len() == count {
+            return Ok(ports);
+        }
+    }
+    let source = std::io::ErrorKind::AddrInUse.into();
+    Err(ClusterError::Io { what: "find free ports on 127.0.0.1".to_owned(), source })
 }
 
 /// A directory for the data of a run, removed in the end.

@@ -46,7 +46,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         pin: arguments.pin,
     };
     let capabilities = ringraft_io::uring::probe()?;
-    eprintln!("{capabilities}");
+    if capabilities.lacks_something() {
+        eprintln!("ringraft: this kernel's io_uring lacks: {capabilities}");
+    }
     let server = Server::start(server_config)?;
     let listening: Vec<String> = server.listening().iter().map(|(_, address)| address.to_string()).collect();
     print(format!("ready node {} clients {} peers {}\n", config.node_id, listening[0], listening[1]))?;

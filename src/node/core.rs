@@ -158,6 +158,11 @@ impl<M: StateMachine> Core<M> {
             let text = "not confirmed in time: it may or may not take effect";
             self.answer_error(to, Op::Put as u8, Status::Uncertain, 0, text);
         }
+        self.publish();
+    }
+
+    /// Writes what the groups are doing on the node's board.
+    pub(crate) fn publish(&self) {
         self.board.publish(self.shard, self.groups.iter().map(super::status::of_group));
     }
 

@@ -48,7 +48,10 @@ pub enum NodeError {
         what: String,
     },
     /// The data directory belongs to something else.
-    #[error("{} belongs to {found}, this is {expected}; choose another directory", path.display())]
+    #[error(
+        "{} belongs to {found}, this is {expected}; choose another directory, or start it as what it was",
+        path.display()
+    )]
     Foreign {
         /// The identity file.
         path: PathBuf,

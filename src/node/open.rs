@@ -57,6 +57,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
                 .map_err(|source| NodeError::Raft { group: id, source })?;
             core.add_group(Group::new(id, raft, machine));
         }
+        core.publish();
         let transport = transport(&config, shard);
         Ok(Shard::new(io, core, engine, transport, snapshots))
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringraft_engine::{BatchNo, Engine, EngineError, GroupLog, Write};
 use ringraft_io::{Completion, Io, Time, Token};
-use ringraft_raft::{Body, EntryId, GroupId, Message, PeerId, Raft, Ready, SyncTicket};
+use ringraft_raft::record;
+use ringraft_raft::{Body, EntryId, GroupId, Message, PeerId, Raft, Ready, Storage as _, SyncTicket};
 use ringraft_transport::{PeerStatus, Transport};
 
 use super::core::Core;
@@ -40,6 +41,15 @@ pub struct Shard<I: Io, M: StateMachine> {
 struct Held {
     messages: VecDeque<(BatchNo, usize, Message)>,
     tickets: VecDeque<(BatchNo, usize, SyncTicket, Option<EntryId>)>,
+}
+
+impl Held {
+    /// Whether something waits for no later batch than `durable`.
+    fn is_due(&self, durable: BatchNo) -> bool {
+        let message = self.messages.front().map(|(no, ..)| *no);
+        let ticket = self.tickets.front().map(|(no, ..)| *no);
+        message.into_iter().chain(ticket).any(|no| no <= durable)
+    }
 }
 
 impl<I: Io, M: StateMachine> Shard<I, M> {
@@ -75,7 +85,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         self.completions = completions;
         self.core.read_post();
         self.tick();
-        self.drive_groups()?;
+        self.drive()?;
         self.snapshots.drive(&mut self.io, &mut self.core, &mut self.engine)?;
         for (group, leader, payload) in self.core.forwards.drain(..) {
             // A proposal that cannot be forwarded is lost; its client hears so when its patience ends.
@@ -117,7 +127,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             Completion::JobDone { token, result } => {
                 self.snapshots.job_done(&mut self.io, &mut self.core, &mut self.engine, token, result)?;
                 // A snapshot just installed must reach the log before entries that follow it are staged there.
-                self.drive_groups()
+                self.drive()
             }
             Completion::FileSent { token, result } => {
                 self.snapshots.sent(&mut self.core, token, &result);
@@ -173,7 +183,10 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         while let Some(slot) = self.core.next_touched() {
             self.core.ask_reads(slot);
             while self.core.groups[slot].raft.has_ready() {
-                if !self.engine.has_room_for(self.core.groups[slot].raft.storage()) {
+                let raft = &self.core.groups[slot].raft;
+                // The core may have appended an entry of its own (a new leader's): it is staged with the Ready.
+                let own = if raft.last_index() > raft.storage().last_index() { record::encoded_len(0) } else { 0 };
+                if !self.engine.has_room_for(raft.storage(), own) {
                     // The log has no room now: what the group says is kept by the core until a write completes.
                     self.waiting.push(slot);
                     break;
@@ -187,6 +200,17 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         }
         for slot in self.waiting.drain(..) {
             self.core.touch(slot);
+        }
+        Ok(())
+    }
+
+    /// Drives the groups until nothing of what they said can be let go yet. An append that has nothing to write is as
+    /// durable as what was written before it, perhaps already now: no completion would tell.
+    fn drive(&mut self) -> Result<(), NodeError> {
+        self.drive_groups()?;
+        while self.held.is_due(self.engine.durable()) {
+            self.release(self.engine.durable())?;
+            self.drive_groups()?;
         }
         Ok(())
     }

@@ -62,6 +62,7 @@ struct Run {
     clients: Vec<(ProcessId, SimClient)>,
     summary: Summary,
     peace: bool,
+    wiped: bool,
     /// Known outcomes of each client when peace began.
     known: Vec<usize>,
 }
@@ -87,7 +88,16 @@ pub(crate) fn run(seed: u64, trace: bool) -> Result<Summary, String> {
     world.schedule(begin + Duration::from_millis(500), FAULT);
     world.schedule(begin + TROUBLE, PEACE);
     world.schedule(begin + TROUBLE + RECOVERY, END);
-    let mut run = Run { known: Vec::new(), world, rng, cluster, clients, summary: Summary::default(), peace: false };
+    let mut run = Run {
+        known: Vec::new(),
+        world,
+        rng,
+        cluster,
+        clients,
+        summary: Summary::default(),
+        peace: false,
+        wiped: false,
+    };
     run.drive()?;
     run.finish(begin)
 }
@@ -104,7 +114,7 @@ impl Run {
                 Step::Driver(FAULT) if !self.peace => self.fault()?,
                 Step::Driver(PEACE) => self.make_peace()?,
                 Step::Driver(LOOK) => {
-                    if self.all_is_well().is_ok() {
+                    if self.all_is_well().is_ok() && !self.wipe_once()? {
                         return Ok(());
                     }
                     self.world.schedule(self.world.now() + Duration::from_millis(200), LOOK);
@@ -202,6 +212,24 @@ impl Run {
         self.known = self.clients.iter().map(|(_, client)| client.known()).collect();
         self.world.schedule(self.world.now() + Duration::from_millis(500), LOOK);
         Ok(())
+    }
+
+    /// Now that all nodes hold the same, one may lose its disk: it must come back to the same. (While nodes differ this
+    /// would not be safe: a majority counts on what each of its members has promised.) Says whether it did.
+    fn wipe_once(&mut self) -> Result<bool, String> {
+        if self.wiped {
+            return Ok(false);
+        }
+        self.wiped = true;
+        if self.rng.chance(0.6) {
+            return Ok(false);
+        }
+        let node = self.node();
+        self.summary.wipes += 1;
+        self.crash(node);
+        self.world.wipe_disk(node);
+        self.restart(node)?;
+        Ok(true)
     }
 
     /// Progress of every client, then rest, then equal nodes.

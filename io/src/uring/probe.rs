@@ -44,6 +44,14 @@ impl fmt::Display for Capabilities {
     }
 }
 
+impl Capabilities {
+    /// Whether something optional is missing: slower, but works.
+    #[must_use]
+    pub fn lacks_something(&self) -> bool {
+        !(self.no_sqarray && self.submit_all && self.taskrun_flag && self.bundles && self.no_iowait)
+    }
+}
+
 /// Sets up a ring as a shard does, checks the operations it needs, and takes it down again.
 ///
 /// # Errors

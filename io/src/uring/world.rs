@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -273,6 +273,23 @@ impl fmt::Debug for UringWorld {
     }
 }
 
+/// How long an address may be taken by what is left of a process that was killed.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Listens on `address`. The kernel takes down the ring of a killed process some time after the process is gone, and a
+/// request to accept that was in flight keeps the listening socket until then; nothing tells when it is done.
+fn listen(address: SocketAddr) -> io::Result<socket2::Socket> {
+    let begin = Instant::now();
+    loop {
+        match sockets::listen(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < LISTEN_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
 type Listening = Vec<(ListenerKind, SocketAddr)>;
 
 fn bind(listeners: &[(ListenerKind, SocketAddr)]) -> Result<(Vec<Door>, Listening), UringError> {
@@ -280,7 +297,7 @@ fn bind(listeners: &[(ListenerKind, SocketAddr)]) -> Result<(Vec<Door>, Listenin
     let mut listening = Vec::new();
     for &(kind, address) in listeners {
         let failed = |source| UringError::Listen { address, source };
-        let listener = TcpListener::from(sockets::listen(address).map_err(failed)?);
+        let listener = TcpListener::from(listen(address).map_err(failed)?);
         listening.push((kind, listener.local_addr().map_err(failed)?));
         doors.push(Door { kind, listener });
     }

@@ -1,0 +1,125 @@
+//! `kill -9` under load: nothing acknowledged is lost, and nothing stale is read.
+
+use std::time::{Duration, Instant};
+
+use ringraft::bench::wait_for_leaders;
+use ringraft::client::{Client, ClientOptions};
+use ringraft::protocol::GroupRole;
+
+use super::load::{Load, read_all};
+use super::{can_run, cluster, run_dir};
+use crate::history;
+
+const CYCLES: u64 = 20;
+const KEYS: u64 = 8;
+
+/// The node that leads group 0, as far as any node that answers knows.
+fn leader(endpoints: &[String]) -> Option<u64> {
+    (1..).zip(endpoints).find_map(|(node, endpoint)| {
+        let options = ClientOptions { connect_timeout: Duration::from_millis(500), ..ClientOptions::default() };
+        let status = Client::connect(&[endpoint], options).and_then(|client| client.status().wait()).ok()?;
+        let leads = status.group.iter().any(|group| group.group_id == 0 && group.role == GroupRole::Leader as i32);
+        leads.then_some(node)
+    })
+}
+
+#[test]
+fn twenty_kills_lose_nothing() {
+    if !can_run() {
+        return;
+    }
+    let cycles = std::env::var("KILL_CYCLES").map_or(CYCLES, |text| text.parse().expect("KILL_CYCLES is a number"));
+    let dir = run_dir("kills");
+    let mut cluster = cluster(&dir, 1, 1, &["--snapshot-every", "5000"]);
+    let endpoints = cluster.endpoints();
+    wait_for_leaders(&endpoints).expect("a leader");
+    let load = Load::start(&endpoints, 6, KEYS, 1);
+    for cycle in 0..cycles {
+        load.wait_for_writes(50);
+        // Leader and followers in turn; without a known leader, any node.
+        let lead = leader(&endpoints).unwrap_or(1 + cycle % 3);
+        let victim = if cycle.is_multiple_of(2) { lead } else { 1 + lead % 3 };
+        cluster.kill(victim);
+        // The other two go on.
+        load.wait_for_writes(20);
+        cluster.restart(victim).expect("it starts again from what is on its disk");
+    }
+    load.wait_for_writes(50);
+    let mut history = load.finish();
+    read_all(&endpoints, KEYS, 1, &mut history);
+    history::check(&history).unwrap_or_else(|what| panic!("after {} operations: {what}", history.len()));
+    println!("{cycles} kills, {} operations checked", history.len());
+}
+
+#[test]
+fn all_nodes_killed_at_once_lose_nothing() {
+    if !can_run() {
+        return;
+    }
+    let dir = run_dir("blackout");
+    // Several groups on two shards, clients at every shard.
+    let mut cluster = cluster(&dir, 5, 2, &[]);
+    let endpoints = cluster.endpoints();
+    wait_for_leaders(&endpoints).expect("leaders");
+    let mut history = Vec::new();
+    for _ in 0..3 {
+        let load = Load::start(&endpoints, 6, KEYS, 5);
+        load.wait_for_writes(200);
+        for node in 1..=3 {
+            cluster.kill(node);
+        }
+        let blackout = load.finish();
+        assert!(blackout.len() >= 200);
+        for node in 1..=3 {
+            cluster.restart(node).expect("it starts again from what is on its disk");
+        }
+        wait_for_leaders(&endpoints).expect("leaders again");
+        // Each round's values are its own, so each is checked by itself.
+        history = blackout;
+        history.retain(|operation| matches!(operation.kind, history::Kind::Put(_) | history::Kind::Delete));
+    }
+    assert!(!history.is_empty());
+}
+
+#[test]
+fn a_wiped_node_catches_up_by_snapshot() {
+    if !can_run() {
+        return;
+    }
+    let dir = run_dir("wipe");
+    let mut cluster = cluster(&dir, 1, 1, &["--snapshot-every", "300"]);
+    let endpoints = cluster.endpoints();
+    wait_for_leaders(&endpoints).expect("a leader");
+    let load = Load::start(&endpoints, 4, KEYS, 1);
+    // Far beyond what the logs keep behind a snapshot.
+    load.wait_for_writes(2000);
+    let lead = leader(&endpoints).expect("a leader");
+    let victim = 1 + lead % 3;
+    cluster.kill(victim);
+    std::fs::remove_dir_all(cluster.dir(victim)).expect("wiped");
+    load.wait_for_writes(200);
+    cluster.restart(victim).expect("an empty node starts");
+
+    let begin = Instant::now();
+    let endpoint = &endpoints[usize::try_from(victim - 1).unwrap()];
+    loop {
+        let status = Client::connect(&[endpoint], ClientOptions::default())
+            .and_then(|client| client.status().wait())
+            .expect("it answers");
+        let group = &status.group[0];
+        if group.log_base > 0 && group.applied > 2000 && group.leader != 0 {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "it does not catch up: {group:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    load.wait_for_writes(100);
+    // With it, and without another, the cluster goes on: it is a full member again.
+    let other = (1..=3).find(|node| *node != victim && *node != leader(&endpoints).unwrap_or(0)).unwrap();
+    cluster.kill(other);
+    load.wait_for_writes(100);
+    cluster.restart(other).expect("it starts again");
+    let mut history = load.finish();
+    read_all(&endpoints, KEYS, 1, &mut history);
+    history::check(&history).unwrap_or_else(|what| panic!("{what}"));
+}
