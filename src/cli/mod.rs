@@ -21,7 +21,7 @@ struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run a node of a cluster.
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     /// Store a value under a key; prints the revision.
     Put(kv::Put),
     /// Print the value of a key; exit status 3 if there is none.

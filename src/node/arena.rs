@@ -42,10 +42,8 @@ impl Arena {
         let needed = self.current.len() + len;
         let fits = needed <= self.chunk_size;
         let free = fits && self.retired.front_mut().is_some_and(|oldest| oldest.try_reclaim(self.chunk_size));
-        let chunk = match self.retired.pop_front_if(|_| free) {
-            Some(oldest) => oldest,
-            None => BytesMut::with_capacity(needed.max(self.chunk_size)),
-        };
+        let reclaimed = if free { self.retired.pop_front() } else { None };
+        let chunk = reclaimed.unwrap_or_else(|| BytesMut::with_capacity(needed.max(self.chunk_size)));
         let mut old = std::mem::replace(&mut self.current, chunk);
         // A run being written continues in the new chunk: runs are contiguous.
         self.current.extend_from_slice(&old);

@@ -299,6 +299,20 @@ impl<M: StateMachine> Core<M> {
         Ok(())
     }
 
+    /// A forwarded proposal did not leave this node: its client may try again at once.
+    pub(crate) fn not_forwarded(&mut self, payload: &[u8]) {
+        if let Some(to) = payload.split_at_checked(ENVELOPE).and_then(|(envelope, _)| self.take_waiter(envelope)) {
+            let text = "the leader cannot be reached from this node; try again";
+            self.answer_error(to, Op::Put as u8, Status::NoLeader, 0, text);
+        }
+    }
+
+    /// Who waits for the command in this envelope, if it was proposed here.
+    fn take_waiter(&mut self, envelope: &[u8]) -> Option<ReplyTo> {
+        let number = |at: usize| u64::from_le_bytes(envelope[at..at + 8].try_into().expect("eight bytes"));
+        if number(0) == self.origin { self.waiters.take(WaiterId(number(8))) } else { None }
+    }
+
     // ---- requests ----
 
     /// A client's request, at the shard of its connection.
@@ -438,8 +452,7 @@ impl<M: StateMachine> Core<M> {
             return Ok(None);
         };
         group.machine.apply(record.id.index, command, answer);
-        let number = |at: usize| u64::from_le_bytes(envelope[at..at + 8].try_into().expect("eight bytes"));
-        Ok((number(0) == self.origin).then(|| self.waiters.take(WaiterId(number(8)))).flatten())
+        Ok(self.take_waiter(envelope))
     }
 
     // ---- answers ----

@@ -12,7 +12,7 @@ use ringraft_engine::{BatchNo, Engine, EngineError, GroupLog, Write};
 use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::record;
 use ringraft_raft::{Body, EntryId, GroupId, Message, PeerId, Raft, Ready, Storage as _, SyncTicket};
-use ringraft_transport::{PeerStatus, Transport};
+use ringraft_transport::{PeerStatus, SendOutcome, Transport};
 
 use super::core::Core;
 use super::error::NodeError;
@@ -87,9 +87,14 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         self.tick();
         self.drive()?;
         self.snapshots.drive(&mut self.io, &mut self.core, &mut self.engine)?;
+        let mut unsent = Vec::new();
         for (group, leader, payload) in self.core.forwards.drain(..) {
-            // A proposal that cannot be forwarded is lost; its client hears so when its patience ends.
-            let _ = self.transport.send_proposal(leader, group, payload);
+            if self.transport.send_proposal(leader, group, payload.clone()) != SendOutcome::Queued {
+                unsent.push(payload);
+            }
+        }
+        for payload in unsent {
+            self.core.not_forwarded(&payload);
         }
         self.engine.submit(&mut self.io);
         self.transport.flush(&mut self.io);

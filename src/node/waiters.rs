@@ -8,6 +8,12 @@ use ringraft_io::Time;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct WaiterId(pub(crate) u64);
 
+impl WaiterId {
+    fn index(self) -> usize {
+        usize::try_from(self.0 & u64::from(u32::MAX)).expect("32 bits fit")
+    }
+}
+
 struct Slot<T> {
     generation: u32,
     value: Option<T>,
@@ -47,7 +53,7 @@ impl<T> Waiters<T> {
 
     /// Takes a request out, if it still waits.
     pub(crate) fn take(&mut self, id: WaiterId) -> Option<T> {
-        let index = (id.0 & u64::from(u32::MAX)) as usize;
+        let index = id.index();
         let slot = self.slots.get_mut(index)?;
         if u64::from(slot.generation) != id.0 >> 32 {
             return None;
@@ -62,7 +68,7 @@ impl<T> Waiters<T> {
     }
 
     fn waits(&self, id: WaiterId) -> bool {
-        let slot = &self.slots[(id.0 & u64::from(u32::MAX)) as usize];
+        let slot = &self.slots[id.index()];
         u64::from(slot.generation) == id.0 >> 32 && slot.value.is_some()
     }
 
