@@ -3,4 +3,5 @@
 mod history;
 mod process;
 mod sim;
+mod steady;
 mod tidy;
