@@ -1,11 +1,13 @@
 //! How long things take: `cargo bench`, or `cargo bench --bench benches -- ^kv` for those whose name begins with "kv".
 //!
 //! - `record`, `frame`, `protocol`, `kv`: the pure parts, alone.
+//! - `raft`: three replicas in one loop, from the proposal until all have applied it.
 #![forbid(unsafe_code)]
 
 mod frame;
 mod kv;
 mod protocol;
+mod raft;
 mod record;
 mod support;
 
@@ -17,5 +19,6 @@ fn main() {
     frame::bench(&mut criterion);
     protocol::bench(&mut criterion);
     kv::bench(&mut criterion);
+    raft::bench(&mut criterion);
     criterion.final_summary();
 }
