@@ -1,7 +1,11 @@
-//! How long things take: `cargo bench`, or `cargo bench --bench benches -- ^kv` for those whose name begins with "kv".
+//! How long things take: `cargo bench`, or `cargo bench --bench benches -- ^wal` for those whose name begins with "wal".
 //!
 //! - `record`, `frame`, `protocol`, `kv`: the pure parts, alone.
 //! - `raft`: three replicas in one loop, from the proposal until all have applied it.
+//! - `wal`: the log engine on a real ring and a real disk, one durable batch after the other.
+//!
+//! The last one keeps its files below the target directory, so that must lie on a disk for the numbers to mean
+//! anything; without io_uring it says so and is left out.
 #![forbid(unsafe_code)]
 
 mod frame;
@@ -10,6 +14,7 @@ mod protocol;
 mod raft;
 mod record;
 mod support;
+mod wal;
 
 use criterion::Criterion;
 
@@ -20,5 +25,6 @@ fn main() {
     protocol::bench(&mut criterion);
     kv::bench(&mut criterion);
     raft::bench(&mut criterion);
+    wal::bench(&mut criterion);
     criterion.final_summary();
 }

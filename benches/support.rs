@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::Throughput;
 use ringraft_raft::record::{self, GroupSeed};
 use ringraft_raft::{EntryId, EntryKind, GroupId, Index, Term};
+use tempfile::TempDir;
 
 /// Whose records are encoded.
 pub(crate) const GROUP: GroupId = GroupId(1);
@@ -40,4 +41,23 @@ pub(crate) fn payload(size: usize) -> Vec<u8> {
 /// A fixed-width key.
 pub(crate) fn key(number: usize) -> [u8; 16] {
     format!("key-{number:012}").into_bytes().try_into().expect("4 and 12 digits")
+}
+
+/// Whether a ring can be had; says why not.
+pub(crate) fn has_ring(bench: &str) -> bool {
+    match ringraft_io::uring::probe() {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("{bench}: skipped: {error}");
+            false
+        }
+    }
+}
+
+/// A directory below the target directory, removed when dropped.
+pub(crate) fn data_dir(bench: &str) -> TempDir {
+    tempfile::Builder::new()
+        .prefix(&format!("bench-{bench}-"))
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .expect("the target directory can be written to")
 }
