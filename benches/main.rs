@@ -3,14 +3,16 @@
 //! - `record`, `frame`, `protocol`, `kv`: the pure parts, alone.
 //! - `raft`: three replicas in one loop, from the proposal until all have applied it.
 //! - `wal`: the log engine on a real ring and a real disk, one durable batch after the other.
+//! - `put`: a whole cluster in this process, through the client.
 //!
-//! The last one keeps its files below the target directory, so that must lie on a disk for the numbers to mean
-//! anything; without io_uring it says so and is left out.
+//! The last two keep their files below the target directory, so that must lie on a disk for the numbers to mean
+//! anything; without io_uring they say so and are left out.
 #![forbid(unsafe_code)]
 
 mod frame;
 mod kv;
 mod protocol;
+mod put;
 mod raft;
 mod record;
 mod support;
@@ -26,5 +28,6 @@ fn main() {
     kv::bench(&mut criterion);
     raft::bench(&mut criterion);
     wal::bench(&mut criterion);
+    put::bench(&mut criterion);
     criterion.final_summary();
 }
