@@ -99,9 +99,10 @@ fn a_turn_at_a_steady_pace_takes_no_memory() {
     let Count { first, last, turns } = counted.expect("tens of thousands of writes");
     let (allocations, entries) = (last.0 - first.0, last.1 - first.1);
     println!("{allocations} allocations in {turns} turns with {entries} entries");
-    assert!(entries > 30_000 && turns > 1000);
-    // Now and then a table of the log grows or a segment is changed; what a turn does takes nothing.
-    assert!(allocations * 100 <= turns, "{allocations} allocations in {turns} turns");
+    assert!(entries > 30_000 && turns > 100);
+    // Now and then a table of the log grows or a segment is changed: that depends on how much is written. What an entry
+    // and a turn do takes nothing.
+    assert!(allocations * 500 <= entries, "{allocations} allocations for {entries} entries");
 }
 
 /// Allocations and entries at the first and last turn looked at.

@@ -152,6 +152,8 @@ impl Cluster {
             .args(["--peers", &peers.join(",")])
             .args(["--shards", &config.shards.to_string()])
             .args(["--groups", &config.groups.to_string()])
+            // All nodes share this machine's processors.
+            .arg("--no-pin")
             .arg("--exit-with-stdin")
             .args(&config.flags)
             .stdin(Stdio::piped())

@@ -24,9 +24,9 @@ pub(crate) struct Arguments {
     #[arg(long)]
     show_config: bool,
 
-    /// Tie each shard's thread to a processor of its own.
+    /// Do not tie each shard's thread to a processor of its own. For several nodes on one machine.
     #[arg(long)]
-    pin: bool,
+    no_pin: bool,
 
     /// End when standard input is closed; for programs that start nodes and must not leave them behind.
     #[arg(long, hide = true)]
@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         listen_client: resolve("listen-client", &config.listen_client)?,
         listen_peer: resolve("listen-peer", &config.listen_peer)?,
         node: node_config(&config),
-        pin: arguments.pin,
+        pin: !arguments.no_pin,
     };
     let capabilities = ringraft_io::uring::probe()?;
     if capabilities.lacks_something() {

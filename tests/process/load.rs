@@ -1,6 +1,6 @@
 //! Client threads that write and read a few keys and remember everything they saw.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,12 +19,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// `threads` clients over `keys` keys.
-    pub(crate) fn start(endpoints: &[String], threads: u64, keys: u64, groups: u64) -> Load {
+    /// `threads` clients over `keys` keys. Loads of one cluster have different rounds, so that no value is written twice.
+    pub(crate) fn start(endpoints: &[String], round: u64, threads: u64, keys: u64, groups: u64) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let written = Arc::new(AtomicU64::new(0));
-        let epoch = Instant::now();
-        let threads = (1..=threads)
+        let epoch = *EPOCH.get_or_init(Instant::now);
+        let threads = (round * 1000 + 1..=round * 1000 + threads)
             .map(|number| {
                 let (stop, written) = (stop.clone(), written.clone());
                 let mut endpoints = endpoints.to_vec();
@@ -68,6 +68,9 @@ impl Load {
         self.threads.into_iter().flat_map(|thread| thread.join().expect("a client thread")).collect()
     }
 }
+
+/// The clock of all loads of this process, so that their histories can be joined.
+static EPOCH: OnceLock<Instant> = OnceLock::new();
 
 struct Worker {
     number: u64,
