@@ -512,7 +512,16 @@ impl<M: StateMachine> Inbound for Core<M> {
         // The message may replace a tail that a run of this turn belongs to.
         self.seal_run();
         self.metas.clear();
-        self.metas.extend(Records::new(records).map_while(Result::ok).map(|record| record.meta()));
+        let mut size_max = 0;
+        for record in Records::new(records).map_while(Result::ok) {
+            size_max = size_max.max(record.bytes().len());
+            self.metas.push(record.meta());
+        }
+        if size_max > self.config.record_size_max {
+            // Once stepped it would have to be staged, and this log takes no such records.
+            self.refused_messages += 1;
+            return;
+        }
         match self.groups[slot].raft.step(message, &self.metas) {
             Ok(stepped) => {
                 if let Some(first) = stepped.appended {
@@ -547,7 +556,8 @@ impl<M: StateMachine> Inbound for Core<M> {
             return;
         };
         // A refusal is not told: its proposer answers its client as uncertain when patience ends.
-        if payload.len() < ENVELOPE || self.propose(slot, &[payload]).is_err() {
+        let fits = record::encoded_len(payload.len()) <= self.config.record_size_max;
+        if payload.len() < ENVELOPE || !fits || self.propose(slot, &[payload]).is_err() {
             self.refused_messages += 1;
         }
     }
