@@ -77,8 +77,13 @@ impl Cluster {
             config.segment_size = 16 << 20;
             config.snapshot_every = 100_000;
             let listen = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let server =
-                ServerConfig { node: config, listen_client: listen(0), listen_peer: listen(*port), pin: false };
+            let server = ServerConfig {
+                node: config,
+                listen_client: listen(0),
+                listen_peer: listen(*port),
+                pin: false,
+                client_connections_max: 64,
+            };
             servers.0.push(Server::start(server).expect("a ring was probed, and the port was free a moment ago"));
         }
 

@@ -51,6 +51,8 @@ pub struct ServeConfig {
     pub segment_size: u64,
     /// Entries applied between two snapshots of a group.
     pub snapshot_every: u64,
+    /// Entries kept in the log behind a snapshot.
+    pub snapshot_keep: u64,
     /// How long a request may take before its outcome is called uncertain.
     pub request_timeout: Duration,
     /// Most client connections of this node.
@@ -176,7 +178,7 @@ struct Field {
     default: &'static str,
 }
 
-const FIELDS: [Field; 19] = [
+const FIELDS: [Field; 20] = [
     Field { name: "node-id", default: "1" },
     Field { name: "cluster", default: "ringraft" },
     Field { name: "data-dir", default: "ringraft-data" },
@@ -192,6 +194,7 @@ const FIELDS: [Field; 19] = [
     Field { name: "election-ticks", default: "10" },
     Field { name: "segment-size", default: "64MiB" },
     Field { name: "snapshot-every", default: "500000" },
+    Field { name: "snapshot-keep", default: "10000" },
     Field { name: "request-timeout", default: "5s" },
     Field { name: "client-connections-max", default: "10000" },
     Field { name: "requests-max", default: "65536" },

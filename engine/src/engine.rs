@@ -223,6 +223,12 @@ impl Engine {
         BatchNo(self.writer.durable())
     }
 
+    /// Whether a [`compact`](Engine::compact) would be taken now. It is even when entries are not.
+    #[must_use]
+    pub fn takes_compaction(&self) -> bool {
+        self.failed.is_none() && self.room_for_votes().is_ok()
+    }
+
     /// Whether an [`append`](Engine::append) of what is staged in `log`, and of `more` bytes of records that are still to
     /// be staged, would be taken now.
     #[must_use]
@@ -292,7 +298,6 @@ impl Engine {
             return Ok(());
         }
         assert!(upto <= log.last_index(), "compaction to {upto} of {}", log.last_index());
-        assert!(log.staged.is_empty(), "what is staged is appended first");
         self.room_for_votes()?;
         self.room_in_checkpoint(log)?;
         let base = EntryId { index: upto, term: log.term(upto).expect("within the log") };
@@ -300,7 +305,10 @@ impl Engine {
         self.note_commit(log, upto);
         let before = self.groups[log.slot].runs.cached_bytes();
         log.base = base;
+        // What is staged follows with its own append: it lies behind everything that is committed.
+        let staged = std::mem::take(&mut log.staged);
         self.lay_out(log, false, false);
+        log.staged = staged;
         self.cached_bytes = self.cached_bytes - before + self.groups[log.slot].runs.cached_bytes();
         log.forget_upto(base);
         self.pool.retry();
@@ -391,7 +399,9 @@ impl Engine {
     /// The groups that keep the oldest segment, if more than [`Config::segments_max`] are in use: make a snapshot of
     /// these and compact them. Walks all groups: ask now and then, not every turn.
     pub fn pinning_groups(&self) -> impl Iterator<Item = GroupId> {
-        let oldest = (self.chain.len() > self.config.segments_max).then(|| self.chain.oldest().generation);
+        // A disk without room for another segment needs one back, however few there are.
+        let short = self.pool.is_held() && self.chain.len() > 1;
+        let oldest = (short || self.chain.len() > self.config.segments_max).then(|| self.chain.oldest().generation);
         let pins = move |group: &&Group| oldest.is_some() && group.runs.oldest_segment() == oldest;
         self.groups.iter().filter(pins).map(|group| group.group)
     }

@@ -64,8 +64,8 @@ impl fmt::Display for Report {
         writeln!(f, "cluster: {} nodes, {} shards each, {} groups", self.nodes, self.shards, self.groups)?;
         writeln!(
             f,
-            "synced: every acknowledged write was written with O_DIRECT and RWF_DSYNC by a quorum of {} before its reply",
-            self.nodes / 2 + 1
+            "synced: every acknowledged write was written with O_DIRECT and RWF_DSYNC by a quorum of the group's voters \
+             before its reply"
         )?;
         write!(
             f,

@@ -44,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         listen_peer: resolve("listen-peer", &config.listen_peer)?,
         node: node_config(&config),
         pin: !arguments.no_pin,
+        client_connections_max: usize::try_from(config.client_connections_max)?,
     };
     let capabilities = ringraft_io::uring::probe()?;
     if capabilities.lacks_something() {
@@ -97,7 +98,9 @@ fn node_config(config: &ServeConfig) -> NodeConfig {
     node.election_ticks = config.election_ticks;
     node.segment_size = config.segment_size;
     node.snapshot_every = config.snapshot_every;
+    node.snapshot_keep = config.snapshot_keep;
     node.request_timeout = config.request_timeout;
+    node.peer_queue_size_max = usize::try_from(config.peer_queue_size).unwrap_or(usize::MAX);
     node.requests_max = usize::try_from(config.requests_max).unwrap_or(usize::MAX);
     node
 }

@@ -86,6 +86,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ENTRIES")]
     pub snapshot_every: Option<String>,
 
+    /// How many entries stay in the log behind a snapshot, so that a node that is a little behind does not need the
+    /// snapshot. [env: RINGRAFT_SNAPSHOT_KEEP] [default: 10000]
+    #[arg(long, value_name = "ENTRIES")]
+    pub snapshot_keep: Option<String>,
+
     /// Time after which a client is told that the outcome of its request is unknown.
     /// [env: RINGRAFT_REQUEST_TIMEOUT] [default: 5s]
     #[arg(long, value_name = "DURATION")]
@@ -128,6 +133,7 @@ impl ServeArgs {
             "election-ticks" => &self.election_ticks,
             "segment-size" => &self.segment_size,
             "snapshot-every" => &self.snapshot_every,
+            "snapshot-keep" => &self.snapshot_keep,
             "request-timeout" => &self.request_timeout,
             "client-connections-max" => &self.client_connections_max,
             "requests-max" => &self.requests_max,

@@ -52,6 +52,7 @@ pub(super) fn build(settings: Vec<Setting>) -> Result<ServeConfig, ConfigError> 
         election_ticks,
         segment_size,
         snapshot_every: written.number("snapshot-every", 100..=1 << 40)?,
+        snapshot_keep: written.number("snapshot-keep", 0..=1 << 40)?,
         request_timeout: written.duration("request-timeout", Duration::from_millis(10)..=Duration::from_secs(600))?,
         client_connections_max: written.number("client-connections-max", 1..=1_000_000)?,
         requests_max: written.number("requests-max", 1..=10_000_000)?,

@@ -41,6 +41,10 @@ pub struct NodeConfig {
     pub requests_max: usize,
     /// Most unanswered requests of one connection before it is not read any more.
     pub connection_requests_max: usize,
+    /// Bytes that may wait for one stream of a peer (more with very many groups).
+    pub peer_queue_size_max: usize,
+    /// Largest snapshot of one group that is taken from a peer, in bytes; it is held in memory while it is installed.
+    pub snapshot_size_max: u64,
     /// Entries applied after a group's last snapshot before the next one is taken.
     pub snapshot_every: u64,
     /// Entries kept in the log behind a snapshot, for followers that are a little behind.
@@ -78,6 +82,8 @@ impl NodeConfig {
             request_timeout: Duration::from_secs(5),
             requests_max: 65_536,
             connection_requests_max: 4096,
+            peer_queue_size_max: 16 << 20,
+            snapshot_size_max: 8 << 30,
             snapshot_every: 1_000_000,
             snapshot_keep: 10_000,
             snapshot_chunk_size: 256 << 10,

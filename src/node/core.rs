@@ -1,12 +1,12 @@
 //! What a shard knows and decides, apart from its doors to disk and network: groups, waiting requests, connections.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use ringraft_engine::GroupLog;
 use ringraft_engine::snapshot::SnapshotName;
-use ringraft_io::{Completion, Io, ShardNo, Time};
+use ringraft_io::{Completion, Io, ShardNo, StreamId, Time};
 use ringraft_raft::Storage as _;
 use ringraft_raft::record::{self, GroupSeed, Record, Records};
 use ringraft_raft::{
@@ -24,7 +24,7 @@ use super::reads::{Query, Reads};
 use super::status::Board;
 use super::waiters::{WaiterId, Waiters};
 use crate::machine::StateMachine;
-use crate::protocol::{Answer, Op, Request, Status};
+use crate::protocol::{Answer, Request, Status};
 use crate::server::clients::Clients;
 
 /// One raft group of this shard.
@@ -40,9 +40,9 @@ pub(crate) struct Group<M> {
 }
 
 impl<M> Group<M> {
-    pub(crate) fn new(id: GroupId, raft: Raft<GroupLog>, machine: M) -> Group<M> {
+    pub(crate) fn new(id: GroupId, raft: Raft<GroupLog>, machine: M, first_read: u64) -> Group<M> {
         let seed = GroupSeed::of(id);
-        Group { id, seed, raft, machine, reads: Reads::default(), installing: None, touched: true }
+        Group { id, seed, raft, machine, reads: Reads::new(first_read), installing: None, touched: true }
     }
 }
 
@@ -53,16 +53,20 @@ pub(crate) struct Core<M> {
     pub(crate) now: Time,
     pub(crate) groups: Vec<Group<M>>,
     pub(crate) slots: HashMap<GroupId, usize>,
-    pub(crate) touched: Vec<usize>,
+    pub(crate) touched: VecDeque<usize>,
     pub(crate) clients: Clients,
     pub(crate) post: Post,
     pub(crate) forwards: Vec<(GroupId, PeerId, Bytes)>,
+    /// There was a tick since the snapshots were last looked at.
+    pub(crate) ticked: bool,
     /// Frames from peers that the core refused, by whatever reason.
     pub(crate) refused_messages: u64,
     board: Arc<Board>,
     arena: Arena,
     open_run: Option<OpenRun>,
     waiters: Waiters<ReplyTo>,
+    /// Linearizable reads that wait, in all groups.
+    reads_waiting: usize,
     origin: u64,
     metas: Vec<EntryMeta>,
     expired: Vec<Query>,
@@ -76,6 +80,9 @@ struct OpenRun {
     first: Index,
     last: Index,
 }
+
+/// Why a read is refused whose client does not read its answers.
+const UNREAD: &str = "too many answers wait to be read; read them and try again";
 
 /// In front of every command in the log: who proposed it, so that this one answers its client when it applies it.
 pub(super) const ENVELOPE: usize = 16;
@@ -94,15 +101,17 @@ impl<M: StateMachine> Core<M> {
             now,
             groups: Vec::new(),
             slots: HashMap::new(),
-            touched: Vec::new(),
+            touched: VecDeque::new(),
             clients,
             post,
             forwards: Vec::new(),
+            ticked: false,
             refused_messages: 0,
             board,
             arena: Arena::new(chunk_size, retired_max),
             open_run: None,
             waiters,
+            reads_waiting: 0,
             origin,
             metas: Vec::new(),
             expired: Vec::new(),
@@ -114,25 +123,26 @@ impl<M: StateMachine> Core<M> {
         let slot = self.groups.len();
         self.slots.insert(group.id, slot);
         self.groups.push(group);
-        self.touched.push(slot);
+        self.touched.push_back(slot);
     }
 
     // ---- driving groups ----
 
     pub(crate) fn touch(&mut self, slot: usize) {
         if !std::mem::replace(&mut self.groups[slot].touched, true) {
-            self.touched.push(slot);
+            self.touched.push_back(slot);
         }
     }
 
     /// The next group that may have something to say.
     pub(crate) fn next_touched(&mut self) -> Option<usize> {
-        let slot = self.touched.pop()?;
+        let slot = self.touched.pop_front()?;
         self.groups[slot].touched = false;
         Some(slot)
     }
 
     pub(crate) fn tick(&mut self) {
+        self.ticked = true;
         let stale = self.config.tick * self.config.election_ticks;
         let stale = Time(self.now.0.saturating_sub(u64::try_from(stale.as_nanos()).unwrap_or(u64::MAX)));
         let mut expired = std::mem::take(&mut self.expired);
@@ -144,19 +154,14 @@ impl<M: StateMachine> Core<M> {
                 self.touch(slot);
             }
         }
+        self.reads_waiting -= expired.len();
         for query in expired.drain(..) {
-            self.answer_error(
-                query.to,
-                Op::Get as u8,
-                Status::NoLeader,
-                0,
-                "no leader confirmed this read in time; try again",
-            );
+            self.answer_error(query.to, Status::NoLeader, 0, "no leader confirmed this read in time; try again");
         }
         self.expired = expired;
         while let Some(to) = self.waiters.expired(self.now) {
             let text = "not confirmed in time: it may or may not take effect";
-            self.answer_error(to, Op::Put as u8, Status::Uncertain, 0, text);
+            self.answer_error(to, Status::Uncertain, 0, text);
         }
         self.publish();
     }
@@ -173,6 +178,23 @@ impl<M: StateMachine> Core<M> {
             let last = group.raft.storage().snapshot().unwrap_or_default();
             (group.raft.applied_index().0 >= last.index.0 + every).then_some(slot)
         })
+    }
+
+    /// A message of one group to a peer could not be queued.
+    pub(crate) fn report_group_unreachable(&mut self, slot: usize, peer: PeerId) {
+        self.groups[slot].raft.report_unreachable(peer);
+        self.touch(slot);
+    }
+
+    /// Whether the log of a group of this shard holds this entry, or begins right behind it.
+    pub(crate) fn holds(&self, group: GroupId, id: EntryId) -> bool {
+        let raft = self.slots.get(&group).map(|slot| &self.groups[*slot].raft);
+        raft.is_some_and(|raft| raft.storage().term(id.index).is_ok_and(|term| term == id.term))
+    }
+
+    /// Whether a snapshot of this group waits for its mark in the log to become durable.
+    pub(crate) fn is_installing(&self, group: GroupId) -> bool {
+        self.slots.get(&group).is_some_and(|slot| self.groups[*slot].installing.is_some())
     }
 
     /// How a snapshot went on its way to a peer.
@@ -303,7 +325,7 @@ impl<M: StateMachine> Core<M> {
     pub(crate) fn not_forwarded(&mut self, payload: &[u8]) {
         if let Some(to) = payload.split_at_checked(ENVELOPE).and_then(|(envelope, _)| self.take_waiter(envelope)) {
             let text = "the leader cannot be reached from this node; try again";
-            self.answer_error(to, Op::Put as u8, Status::NoLeader, 0, text);
+            self.answer_error(to, Status::NoLeader, 0, text);
         }
     }
 
@@ -316,70 +338,83 @@ impl<M: StateMachine> Core<M> {
     // ---- requests ----
 
     /// A client's request, at the shard of its connection.
-    pub(crate) fn route(&mut self, to: ReplyTo, bytes: &[u8]) {
+    pub(crate) fn route(&mut self, stream: StreamId, id: u64, bytes: &[u8]) {
+        let op = bytes.first().copied().unwrap_or_default();
+        let to = ReplyTo { shard: self.shard, stream, id, op };
         let request = match Request::decode(bytes) {
             Ok(request) => request,
-            Err(error) => {
-                let op = bytes.first().copied().unwrap_or_default();
-                return self.answer_error(to, op, error.status(), 0, &error.to_string());
-            }
+            Err(error) => return self.answer_error(to, error.status(), 0, &error.to_string()),
         };
-        let op = request.op() as u8;
         if request == Request::Status {
-            let status = self.board.read(&self.config);
-            let mut answer = BytesMut::new();
-            Answer::encode_status(&status, &mut answer);
-            return self.deliver(to, &answer);
+            return self.answer_status(to);
         }
         let Some(group) = request.group(self.config.groups).map(GroupId) else {
-            return self.answer_error(to, op, Status::Malformed, 0, "there is no such group");
+            return self.answer_error(to, Status::Malformed, 0, "there is no such group");
         };
         let shard = self.config.shard_of(group);
         if shard == self.shard {
-            self.request(group, to, bytes);
+            self.request(group, to, &request, bytes);
         } else if self.post.request(shard, group, to, Bytes::copy_from_slice(bytes)).is_err() {
-            self.answer_error(to, op, Status::Overloaded, 0, "the shard of this key is overloaded; try again");
+            self.answer_error(to, Status::Overloaded, 0, "the shard of this key is overloaded; try again");
         }
     }
 
     /// A request for a group of this shard.
-    fn request(&mut self, group: GroupId, to: ReplyTo, bytes: &[u8]) {
-        let (Some(slot), Ok(request)) = (self.slots.get(&group).copied(), Request::decode(bytes)) else { return };
-        let op = request.op() as u8;
+    fn request(&mut self, group: GroupId, to: ReplyTo, request: &Request<'_>, bytes: &[u8]) {
+        let slot = *self.slots.get(&group).expect("the configuration says that it is of this shard");
         let deadline = self.now + self.config.request_timeout;
         match request {
             Request::Write(_) if record::encoded_len(ENVELOPE + bytes.len()) > self.config.record_size_max => {
                 let text = format!("a request of {} bytes is more than a log record may have here", bytes.len());
-                self.answer_error(to, op, Status::TooLarge, 0, &text);
+                self.answer_error(to, Status::TooLarge, 0, &text);
             }
             Request::Write(_) => {
-                let Ok(waiter) = self.waiters.park(to, deadline) else {
-                    return self.answer_error(to, op, Status::Overloaded, 0, "too many requests wait; try again");
-                };
+                let Ok(waiter) = self.waiters.park(to, deadline) else { return self.overloaded(to) };
                 let envelope = [self.origin.to_le_bytes(), waiter.0.to_le_bytes()];
                 if let Err(refused) = self.propose(slot, &[envelope.as_flattened(), bytes]) {
                     self.waiters.take(waiter);
-                    self.refuse(slot, to, op, refused);
+                    self.refuse(slot, to, refused);
                 }
             }
             Request::Read(query) if query.serializable() => self.query(slot, to, bytes),
+            Request::Read(_) if self.reads_waiting >= self.config.requests_max => self.overloaded(to),
             Request::Read(_) => {
+                self.reads_waiting += 1;
                 let query = Query { to, deadline, request: Bytes::copy_from_slice(bytes) };
                 self.groups[slot].reads.push(query);
                 self.touch(slot);
             }
-            Request::Status => {}
+            Request::Status => self.answer_status(to),
         }
     }
 
-    fn refuse(&mut self, slot: usize, to: ReplyTo, op: u8, refused: Refused) {
+    fn overloaded(&mut self, to: ReplyTo) {
+        self.answer_error(to, Status::Overloaded, 0, "too many requests wait at this node; try again");
+    }
+
+    fn answer_status(&mut self, to: ReplyTo) {
+        if self.is_backed_up(to) {
+            return self.answer_error(to, Status::Overloaded, 0, UNREAD);
+        }
+        let status = self.board.read(&self.config);
+        let mut answer = BytesMut::new();
+        Answer::encode_status(&status, &mut answer);
+        self.deliver(to, &answer);
+    }
+
+    /// Whether so many answers wait to be read at the other end that a big one must be refused.
+    fn is_backed_up(&self, to: ReplyTo) -> bool {
+        if to.shard == self.shard { self.clients.is_backed_up(to.stream) } else { self.post.is_backed_up(to.shard) }
+    }
+
+    fn refuse(&mut self, slot: usize, to: ReplyTo, refused: Refused) {
         let leader = self.groups[slot].raft.leader().unwrap_or(PeerId::ZERO);
         let status = match refused {
             Refused::NoLeader => Status::NoLeader,
             _ if leader != PeerId::ZERO && leader != self.config.node => Status::NotLeader,
             _ => Status::Overloaded,
         };
-        self.answer_error(to, op, status, leader.0, &format!("{refused}; try again"));
+        self.answer_error(to, status, leader.0, &format!("{refused}; try again"));
     }
 
     // ---- reads ----
@@ -390,8 +425,9 @@ impl<M: StateMachine> Core<M> {
         let Some(id) = group.reads.ask(self.now) else { return };
         if let Err(refused) = group.raft.read_index(id) {
             let mut queries = group.reads.refuse(id);
+            self.reads_waiting -= queries.len();
             for query in queries.drain(..) {
-                self.refuse(slot, query.to, Op::Get as u8, refused);
+                self.refuse(slot, query.to, refused);
             }
             self.groups[slot].reads.recycle(queries);
         }
@@ -401,6 +437,7 @@ impl<M: StateMachine> Core<M> {
     pub(crate) fn serve_reads(&mut self, slot: usize) {
         let applied = self.groups[slot].raft.applied_index();
         while let Some(mut queries) = self.groups[slot].reads.servable(applied) {
+            self.reads_waiting -= queries.len();
             for query in queries.drain(..) {
                 self.query(slot, query.to, &query.request);
             }
@@ -409,6 +446,9 @@ impl<M: StateMachine> Core<M> {
     }
 
     fn query(&mut self, slot: usize, to: ReplyTo, request: &[u8]) {
+        if self.is_backed_up(to) {
+            return self.answer_error(to, Status::Overloaded, 0, UNREAD);
+        }
         let mut answer = std::mem::take(&mut self.answer);
         self.groups[slot].machine.query(request, &mut answer);
         self.deliver(to, &answer);
@@ -457,9 +497,9 @@ impl<M: StateMachine> Core<M> {
 
     // ---- answers ----
 
-    fn answer_error(&mut self, to: ReplyTo, op: u8, status: Status, arg: u64, text: &str) {
+    fn answer_error(&mut self, to: ReplyTo, status: Status, arg: u64, text: &str) {
         let mut answer = BytesMut::new();
-        Answer::refusal(op, status, arg, text).encode(&mut answer);
+        Answer::refusal(to.op, status, arg, text).encode(&mut answer);
         self.deliver(to, &answer);
     }
 
@@ -477,7 +517,11 @@ impl<M: StateMachine> Core<M> {
     pub(crate) fn read_post(&mut self) {
         while let Some(mail) = self.post.next() {
             match mail {
-                Mail::Request { group, from, request } => self.request(group, from, &request),
+                Mail::Request { group, from, request } => {
+                    let bytes = request;
+                    let request = Request::decode(&bytes).expect("decoded before it was sent here");
+                    self.request(group, from, &request, &bytes);
+                }
                 Mail::Answer { to, answer } => self.deliver(to, &answer),
             }
         }
@@ -489,10 +533,9 @@ impl<M: StateMachine> Core<M> {
             Completion::Accepted { stream, .. } => self.clients.accept(io, stream),
             Completion::Received { stream, data } => {
                 let Some(mut inbox) = self.clients.take_inbox(stream) else { return };
-                let shard = self.shard;
                 let outcome = inbox.feed(&data, |id, request| {
                     self.clients.count_request(stream);
-                    self.route(ReplyTo { shard, stream, id }, request);
+                    self.route(stream, id, request);
                 });
                 self.clients.put_inbox(io, stream, inbox, outcome);
             }
@@ -550,14 +593,16 @@ impl<M: StateMachine> Inbound for Core<M> {
         self.touch(slot);
     }
 
-    fn proposal(&mut self, group: GroupId, _from: PeerId, payload: &[u8]) {
+    fn proposal(&mut self, group: GroupId, from: PeerId, payload: &[u8]) {
         let Some(slot) = self.slots.get(&group).copied() else {
             self.refused_messages += 1;
             return;
         };
         // A refusal is not told: its proposer answers its client as uncertain when patience ends.
         let fits = record::encoded_len(payload.len()) <= self.config.record_size_max;
-        if payload.len() < ENVELOPE || !fits || self.propose(slot, &[payload]).is_err() {
+        // Two members that each take the other for the leader would send it to and fro.
+        let returns = self.groups[slot].raft.leader() == Some(from);
+        if payload.len() < ENVELOPE || !fits || returns || self.propose(slot, &[payload]).is_err() {
             self.refused_messages += 1;
         }
     }

@@ -13,6 +13,8 @@ pub(crate) struct ReplyTo {
     pub(crate) shard: ShardNo,
     pub(crate) stream: StreamId,
     pub(crate) id: u64,
+    /// The operation asked for, as the request names it: an answer names it too, whatever it says.
+    pub(crate) op: u8,
 }
 
 /// What shards say to each other.
@@ -34,8 +36,12 @@ struct Outgoing {
     ring: Producer<Mail>,
     // Answers that found the ring full; bounded by the requests that the receiver has outstanding here.
     overflow: VecDeque<Mail>,
+    overflow_size: usize,
     wake: bool,
 }
+
+/// Bytes of answers waiting for room beyond which no more reads are answered for that shard.
+const OVERFLOW_MAX: usize = 8 << 20;
 
 impl Post {
     /// The posts of `shards` shards; each ring holds `capacity` letters.
@@ -47,7 +53,7 @@ impl Post {
                 let outgoing = (from != to).then(|| {
                     let (ring, receiver) = RingBuffer::new(capacity);
                     posts[to].incoming.push(receiver);
-                    Outgoing { ring, overflow: VecDeque::new(), wake: false }
+                    Outgoing { ring, overflow: VecDeque::new(), overflow_size: 0, wake: false }
                 });
                 posts[from].outgoing.push(outgoing);
             }
@@ -74,8 +80,14 @@ impl Post {
     /// Sends an answer; never lost: what does not fit now goes with a later [`Post::deliver`].
     pub(crate) fn answer(&mut self, to: ReplyTo, answer: Bytes) {
         let outgoing = self.outgoing(to.shard);
+        outgoing.overflow_size += answer.len();
         outgoing.overflow.push_back(Mail::Answer { to, answer });
         outgoing.drain();
+    }
+
+    /// Whether so much waits for a shard that big answers must be refused.
+    pub(crate) fn is_backed_up(&self, to: ShardNo) -> bool {
+        self.outgoing[usize::from(to.0)].as_ref().is_some_and(|outgoing| outgoing.overflow_size >= OVERFLOW_MAX)
     }
 
     fn outgoing(&mut self, to: ShardNo) -> &mut Outgoing {
@@ -107,8 +119,12 @@ impl Post {
 impl Outgoing {
     fn drain(&mut self) {
         while let Some(mail) = self.overflow.pop_front() {
+            let size = if let Mail::Answer { answer, .. } = &mail { answer.len() } else { 0 };
             match self.ring.push(mail) {
-                Ok(()) => self.wake = true,
+                Ok(()) => {
+                    self.overflow_size -= size;
+                    self.wake = true;
+                }
                 Err(rtrb::PushError::Full(mail)) => {
                     self.overflow.push_front(mail);
                     break;
@@ -127,7 +143,7 @@ mod tests {
         let mut posts = Post::network(2, 2);
         let mut one = posts.pop().unwrap();
         let mut zero = posts.pop().unwrap();
-        let to = |id| ReplyTo { shard: ShardNo(1), stream: StreamId(5), id };
+        let to = |id| ReplyTo { shard: ShardNo(1), stream: StreamId(5), id, op: 1 };
         for id in 0..5 {
             zero.answer(to(id), Bytes::from_static(b"x"));
         }

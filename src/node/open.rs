@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ringraft_engine::snapshot::SnapshotName;
 use ringraft_engine::{Engine, GroupLog};
 use ringraft_io::{Io, ShardNo};
@@ -43,7 +42,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         let mut logs: BTreeMap<GroupId, GroupLog> = logs.into_iter().map(|log| (log.group(), log)).collect();
 
         let mut snapshots = Snapshots::new(config.clone(), shard);
-        let mut files = snapshot_files(&mut io, &config, shard)?;
+        let (mut files, mut useless) = snapshot_files(&mut io, &config, shard)?;
         let mut core = Core::new(config.clone(), shard, post, board, io.now());
         let members = ConfState { voters: config.members.keys().copied().collect(), ..ConfState::default() };
         for id in config.groups_of(shard) {
@@ -52,11 +51,22 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
                 None => engine.create(id, members.clone())?,
             };
             let mut machine = machine(id);
-            let applied = restore(&mut io, config.cluster, &mut log, &mut machine, files.remove(&id), &mut snapshots)?;
+            let applied = restore(
+                &mut io,
+                config.cluster,
+                &mut log,
+                &mut machine,
+                files.remove(&id),
+                &mut snapshots,
+                &mut useless,
+            )?;
             let raft = Raft::new(raft_config(&config, id, applied), log)
                 .map_err(|source| NodeError::Raft { group: id, source })?;
-            core.add_group(Group::new(id, raft, machine));
+            // Other than any that this node has used: see `Reads::new`.
+            let first_read = config.incarnation.rotate_left(29) ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            core.add_group(Group::new(id, raft, machine, first_read));
         }
+        snapshots.remove_all(&mut io, useless);
         core.publish();
         let transport = transport(&config, shard);
         Ok(Shard::new(io, core, engine, transport, snapshots))
@@ -94,18 +104,21 @@ fn write_identity<I: Io>(io: &mut I, config: &NodeConfig, shard: ShardNo) -> Res
 
 type Files = BTreeMap<GroupId, Vec<(EntryId, PathBuf, u64)>>;
 
-/// The snapshot files of a shard, by group, oldest first. Leftovers of unfinished work are ignored.
-fn snapshot_files<I: Io>(io: &mut I, config: &NodeConfig, shard: ShardNo) -> Result<Files, NodeError> {
+/// The snapshot files of a shard, by group, oldest first; and what is left of unfinished work.
+fn snapshot_files<I: Io>(io: &mut I, config: &NodeConfig, shard: ShardNo) -> Result<(Files, Vec<PathBuf>), NodeError> {
     let dir = config.snapshot_dir(shard);
     let listed = io.list(&dir).map_err(|source| NodeError::File { path: dir, source })?;
     let mut files = Files::new();
+    let mut leftovers = Vec::new();
     for file in listed {
         if let Some(name) = snapshots::parse_name(&file.path) {
             files.entry(name.group).or_default().push((name.id, file.path, file.size));
+        } else {
+            leftovers.push(file.path);
         }
     }
     files.values_mut().for_each(|files| files.sort_unstable_by_key(|(id, ..)| id.index));
-    Ok(files)
+    Ok((files, leftovers))
 }
 
 /// Brings the machine to the newest snapshot that belongs to the log; the last index it covers.
@@ -116,20 +129,21 @@ fn restore<I: Io, M: StateMachine>(
     machine: &mut M,
     files: Option<Vec<(EntryId, PathBuf, u64)>>,
     snapshots: &mut Snapshots,
+    useless: &mut Vec<PathBuf>,
 ) -> Result<Index, NodeError> {
     let group = log.group();
-    let mut newest: Option<(EntryId, Bytes)> = None;
+    let mut newest: Option<(EntryId, PathBuf)> = None;
     for (id, path, size) in files.into_iter().flatten() {
         // A file beyond the log was received but never installed: nothing was promised for it. One before the log's
         // base, or of another history, is of no use.
         if !log.term(id.index).is_ok_and(|term| term == id.term) {
+            useless.push(path);
             continue;
         }
-        let content = io.read_file(&path).map_err(|source| NodeError::File { path: path.clone(), source })?;
         snapshots.add_file(group, id, size);
-        newest = Some((id, content));
+        newest = Some((id, path));
     }
-    let Some((id, content)) = newest else {
+    let Some((id, path)) = newest else {
         let base = log.base();
         if base.index > Index::ZERO {
             let what = format!("the log begins after {base}, but there is no snapshot that covers it");
@@ -137,6 +151,7 @@ fn restore<I: Io, M: StateMachine>(
         }
         return Ok(Index::ZERO);
     };
+    let content = io.read_file(&path).map_err(|source| NodeError::File { path, source })?;
     let conf = snapshots::restore(machine, cluster, SnapshotName { group, id }, &content)?;
     log.set_snapshot(id, conf);
     Ok(id.index)
@@ -156,6 +171,9 @@ fn engine_config(config: &NodeConfig, shard: ShardNo) -> ringraft_engine::Config
     engine
 }
 
+/// Bytes of entries that a group applies in one go.
+const APPLY_SIZE_MAX: u64 = 4 << 20;
+
 fn raft_config(config: &NodeConfig, group: GroupId, applied: Index) -> ringraft_raft::Config {
     let mut raft = ringraft_raft::Config::new(config.node);
     raft.heartbeat_ticks = config.heartbeat_ticks;
@@ -163,6 +181,7 @@ fn raft_config(config: &NodeConfig, group: GroupId, applied: Index) -> ringraft_
     // Different members and groups must not time out together, nor one member the same way after every start.
     raft.seed = config.incarnation ^ config.node.0.rotate_left(17) ^ group.0.rotate_left(40);
     raft.applied = applied;
+    raft.apply_size_max = APPLY_SIZE_MAX;
     raft
 }
 
@@ -173,6 +192,12 @@ fn transport(config: &NodeConfig, shard: ShardNo) -> Transport {
     it.shards = config.shards;
     it.token_base = tokens::TRANSPORT;
     it.seed = config.incarnation ^ u64::from(shard.0);
+    // What all groups say in one tick must fit, or the same ones would be dropped every time.
+    let groups = config.groups_of(shard).count();
+    it.message_queue.messages_max = it.message_queue.messages_max.max(8 * groups);
+    it.message_queue.bytes_max = config.peer_queue_size_max.max(512 * groups);
+    it.append_queue.messages_max = it.append_queue.messages_max.max(4 * groups);
+    it.append_queue.bytes_max = config.peer_queue_size_max.max(512 * groups);
     let mut transport = Transport::new(it).expect("the defaults are valid");
     for (peer, addresses) in config.members.iter().filter(|(peer, _)| **peer != config.node) {
         transport.add_peer(*peer, addresses).expect("members are distinct and have addresses");

@@ -34,6 +34,12 @@ struct Asked {
 }
 
 impl Reads {
+    /// No reads; ids are counted from `first`, which differs from run to run of the process: an answer to a read that was
+    /// asked before a restart must not confirm one asked after it.
+    pub(crate) fn new(first: u64) -> Reads {
+        Reads { next_id: first, ..Reads::default() }
+    }
+
     /// A new read: it will be confirmed together with all others of this turn.
     pub(crate) fn push(&mut self, query: Query) {
         self.fresh.push(query);
@@ -45,7 +51,7 @@ impl Reads {
         if self.fresh.is_empty() {
             return None;
         }
-        self.next_id += 1;
+        self.next_id = self.next_id.wrapping_add(1);
         let id = ReadId(self.next_id);
         let queries = std::mem::replace(&mut self.fresh, self.spare.pop().unwrap_or_default());
         self.asked.push_back(Asked { id, at: now, queries });
@@ -91,13 +97,9 @@ impl Reads {
             self.fresh.append(&mut asked.queries);
             self.recycle(asked.queries);
         }
-        let mut at = 0;
-        while at < self.fresh.len() {
-            if self.fresh[at].deadline <= now {
-                expired.push(self.fresh.swap_remove(at));
-            } else {
-                at += 1;
-            }
+        expire(&mut self.fresh, now, expired);
+        for (_, queries) in &mut self.confirmed {
+            expire(queries, now, expired);
         }
     }
 
@@ -107,13 +109,25 @@ impl Reads {
     }
 }
 
+/// Moves what has waited too long.
+fn expire(queries: &mut Vec<Query>, now: Time, expired: &mut Vec<Query>) {
+    let mut at = 0;
+    while at < queries.len() {
+        if queries[at].deadline <= now {
+            expired.push(queries.swap_remove(at));
+        } else {
+            at += 1;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use ringraft_io::{ShardNo, StreamId};
 
     fn query(id: u64, deadline: u64) -> Query {
-        let to = ReplyTo { shard: ShardNo(0), stream: StreamId(1), id };
+        let to = ReplyTo { shard: ShardNo(0), stream: StreamId(1), id, op: 2 };
         Query { to, deadline: Time(deadline), request: Bytes::new() }
     }
 

@@ -32,8 +32,11 @@ pub struct Shard<I: Io, M: StateMachine> {
     completions: Vec<Completion>,
     ready: Ready,
     runs: Vec<Bytes>,
-    unreachable: Vec<PeerId>,
+    unreachable: Vec<(usize, PeerId)>,
     waiting: Vec<usize>,
+    no_segment: bool,
+    /// The next turn must not wait: there is more to apply.
+    again: bool,
 }
 
 /// What waits for writes to become durable, in the order of the batches.
@@ -68,6 +71,8 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             runs: Vec::new(),
             unreachable: Vec::new(),
             waiting: Vec::new(),
+            no_segment: false,
+            again: false,
         }
     }
 
@@ -85,6 +90,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         self.completions = completions;
         self.core.read_post();
         self.tick();
+        self.again = false;
         self.drive()?;
         self.snapshots.drive(&mut self.io, &mut self.core, &mut self.engine)?;
         let mut unsent = Vec::new();
@@ -107,6 +113,9 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
 
     /// When the shard wants its next turn at the latest.
     pub fn next_deadline(&self) -> Time {
+        if self.again {
+            return self.core.now;
+        }
         let post = self.core.post.is_stuck().then(|| self.core.now + Duration::from_micros(50));
         [self.transport.next_deadline(), post].into_iter().flatten().fold(self.next_tick, Time::min)
     }
@@ -120,19 +129,26 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             Completion::Written { token, .. } | Completion::JobDone { token, .. } if self.engine.owns(token) => {
                 match self.engine.complete(&mut self.io, completion) {
                     Ok(Some(batch)) => self.release(batch),
-                    Ok(None) => Ok(()),
+                    Ok(None) => {
+                        self.no_segment = false;
+                        Ok(())
+                    }
                     Err(error @ EngineError::NoSegment { .. }) => {
-                        // Entries wait, votes and compactions go on; it is tried again at every tick.
-                        eprintln!("{error}");
+                        // Entries wait, votes and compactions go on; it is tried again at every tick, and told once.
+                        if !std::mem::replace(&mut self.no_segment, true) {
+                            eprintln!("{error}");
+                        }
                         Ok(())
                     }
                     Err(error) => Err(error.into()),
                 }
             }
             Completion::JobDone { token, result } => {
-                self.snapshots.job_done(&mut self.io, &mut self.core, &mut self.engine, token, result)?;
-                // A snapshot just installed must reach the log before entries that follow it are staged there.
-                self.drive()
+                if self.snapshots.job_done(&mut self.io, &mut self.core, &self.engine, token, result) {
+                    // A snapshot being installed must reach the log before entries that follow it are staged there.
+                    self.drive()?;
+                }
+                Ok(())
             }
             Completion::FileSent { token, result } => {
                 self.snapshots.sent(&mut self.core, token, &result);
@@ -181,8 +197,8 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
 
     /// Takes the `Ready` of every touched group and does what it asks.
     fn drive_groups(&mut self) -> Result<(), NodeError> {
-        for peer in self.unreachable.drain(..) {
-            self.core.report_unreachable(peer);
+        for (slot, peer) in self.unreachable.drain(..) {
+            self.core.report_group_unreachable(slot, peer);
         }
         self.core.seal_run();
         while let Some(slot) = self.core.next_touched() {
@@ -198,9 +214,16 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
                 }
                 let mut ready = std::mem::take(&mut self.ready);
                 self.core.groups[slot].raft.ready(&mut ready);
+                let applies = ready.committed.0 < ready.committed.1;
                 let done = self.handle(slot, &mut ready);
                 self.ready = ready;
                 done?;
+                if applies && self.core.groups[slot].raft.has_ready() {
+                    // A long backlog is applied a lot at a time, so that the other groups have their turn.
+                    self.waiting.push(slot);
+                    self.again = true;
+                    break;
+                }
             }
         }
         for slot in self.waiting.drain(..) {
@@ -260,7 +283,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
                 let log = group.raft.storage();
                 if self.engine.read(&mut self.io, log, prev.index, last, &mut self.runs).is_err() {
                     self.runs.clear();
-                    self.unreachable.push(message.to);
+                    self.unreachable.push((slot, message.to));
                     return;
                 }
             }
@@ -270,8 +293,19 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             }
             _ => {}
         }
-        // What cannot be queued is reported as unreachable by the transport itself.
-        let _ = self.transport.send(group.id, &message, self.runs.drain(..));
+        if self.runs.len() > RUNS_JOIN {
+            // Entries of many small turns lie in many pieces, and one send gathers few: copying is cheaper, too.
+            let joined = Bytes::from(self.runs.concat());
+            self.runs.clear();
+            self.runs.push(joined);
+        }
+        match self.transport.send(group.id, &message, self.runs.drain(..)) {
+            SendOutcome::Queued | SendOutcome::NeedsSnapshotChannel => {}
+            outcome => {
+                assert!(outcome != SendOutcome::TooLarge, "messages are bounded by raft's configuration");
+                self.unreachable.push((slot, message.to));
+            }
+        }
     }
 
     /// The shard's groups.
@@ -300,6 +334,9 @@ pub struct GroupView<'a, M> {
     /// Its state.
     pub machine: &'a M,
 }
+
+/// Pieces of one append beyond which they are joined before they are sent.
+const RUNS_JOIN: usize = 64;
 
 /// Token spaces of those who share a shard's `Io`.
 pub(crate) mod tokens {

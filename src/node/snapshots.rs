@@ -40,6 +40,8 @@ pub(crate) struct Snapshots {
     /// The committed files of each group, newest last.
     files: BTreeMap<GroupId, Vec<(EntryId, u64)>>,
     next_token: u64,
+    /// After a failure: not before this.
+    retry_at: Time,
 }
 
 /// A snapshot being taken.
@@ -88,6 +90,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer may take to verify and install what it has received.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long to wait after a snapshot that could not be written.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+
 /// Snapshots sent at a time by one shard.
 const SENDING_MAX: usize = 4;
 
@@ -108,12 +113,23 @@ impl Snapshots {
             receiving: BTreeMap::new(),
             files: BTreeMap::new(),
             next_token: 0,
+            retry_at: Time(0),
         }
     }
 
-    /// A committed file that is there at start.
+    /// A committed file, oldest first.
     pub(crate) fn add_file(&mut self, group: GroupId, id: EntryId, size: u64) {
-        self.files.entry(group).or_default().push((id, size));
+        let files = self.files.entry(group).or_default();
+        files.retain(|(other, _)| *other != id);
+        files.push((id, size));
+        files.sort_unstable_by_key(|(id, _)| id.index);
+    }
+
+    /// Files found at start that nobody needs: of unfinished work, or of another history.
+    pub(crate) fn remove_all<I: Io>(&mut self, io: &mut I, paths: Vec<PathBuf>) {
+        for path in paths {
+            self.remove(io, path);
+        }
     }
 
     fn job<I: Io>(&mut self, io: &mut I, job: Job) -> Token {
@@ -138,8 +154,12 @@ impl Snapshots {
     ) -> Result<(), NodeError> {
         self.compact(core, engine)?;
         self.watch_installs(core);
+        // Looking at all groups is for ticks, not for every turn.
+        if std::mem::take(&mut core.ticked) && core.now >= self.retry_at {
+            self.look(core, engine);
+        }
         if self.taking.is_none() {
-            self.choose(core, engine);
+            self.choose(core);
         }
         if self.taking.as_ref().is_some_and(|taking| taking.job.is_none()) {
             self.next_piece(io, core);
@@ -147,20 +167,27 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Finds the next group that needs a snapshot.
-    fn choose<M: StateMachine>(&mut self, core: &mut Core<M>, engine: &Engine) {
+    /// Finds the groups that need a snapshot, unless some are known already.
+    fn look<M: StateMachine>(&mut self, core: &mut Core<M>, engine: &Engine) {
+        if !self.wanted.is_empty() || !self.compactions.is_empty() {
+            return;
+        }
         for group in engine.pinning_groups() {
-            if let Some(slot) = core.slots.get(&group).copied()
-                && !self.wanted.contains(&slot)
-            {
-                self.wanted.push_back(slot);
+            let slot = *core.slots.get(&group).expect("the log's groups are ours");
+            let raft = &core.groups[slot].raft;
+            match raft.storage().snapshot() {
+                // Its last snapshot covers everything, but entries were kept behind it: they are what pins.
+                Some(id) if id.index >= raft.applied_index() => self.compactions.push((slot, id.index)),
+                _ => self.wanted.push_back(slot),
             }
         }
-        for slot in core.take_applied_enough() {
-            if !self.wanted.contains(&slot) {
-                self.wanted.push_back(slot);
-            }
+        if self.wanted.is_empty() {
+            self.wanted.extend(core.take_applied_enough());
         }
+    }
+
+    /// Begins the next snapshot that is wanted.
+    fn choose<M: StateMachine>(&mut self, core: &mut Core<M>) {
         while let Some(slot) = self.wanted.pop_front() {
             let group = &mut core.groups[slot];
             let applied = group.raft.applied_index();
@@ -206,21 +233,23 @@ impl Snapshots {
         self.taking.as_mut().expect("checked by the caller").job = Some(token);
     }
 
-    /// A job of the snapshots has ended.
+    /// A job of the snapshots has ended. Whether a snapshot is being installed by it.
     pub(crate) fn job_done<I: Io, M: StateMachine>(
         &mut self,
         io: &mut I,
         core: &mut Core<M>,
-        engine: &mut Engine,
+        engine: &Engine,
         token: Token,
         result: io::Result<JobOutput>,
-    ) -> Result<(), NodeError> {
+    ) -> bool {
         if self.taking.as_ref().is_some_and(|taking| taking.job == Some(token)) {
             let mut taking = self.taking.take().expect("just looked");
             taking.job = None;
             if let Err(error) = result {
                 // No room or a bad disk: the log goes on without a snapshot, and the next attempt may do better.
                 eprintln!("group {}: snapshot not taken: {error}", core.groups[taking.slot].id);
+                self.retry_at = core.now + RETRY_PAUSE;
+                self.wanted.clear();
                 core.groups[taking.slot].machine.snapshot_cancel();
                 let aside = taking.aside.clone();
                 self.remove(io, aside);
@@ -229,10 +258,12 @@ impl Snapshots {
             } else {
                 self.taking = Some(taking);
             }
-            return Ok(());
+            return false;
         }
-        let Some(receiving) = self.receiving.remove(&token) else { return Ok(()) };
-        self.receive_step(io, core, receiving, result)
+        let Some(receiving) = self.receiving.remove(&token) else { return false };
+        let group = receiving.head.group;
+        self.receive_step(io, core, receiving, result);
+        core.is_installing(group)
     }
 
     /// A snapshot stands under its name: the log behind it may go.
@@ -245,7 +276,7 @@ impl Snapshots {
         let keep = if pinned { 0 } else { self.config.snapshot_keep };
         self.compactions.push((taking.slot, Index(taking.name.id.index.0.saturating_sub(keep))));
         self.add_file(id, taking.name.id, taking.offset);
-        self.remove_old(io, id);
+        self.remove_old(io, core, id);
     }
 
     /// Compacts the logs behind new snapshots. A log that is being written to waits for a later turn.
@@ -256,7 +287,7 @@ impl Snapshots {
             if group.installing.is_some() || upto <= log.base().index {
                 continue;
             }
-            if log.is_staging() || !engine.has_room() {
+            if !engine.takes_compaction() {
                 self.compactions.push((slot, upto));
             } else {
                 engine.compact(log, upto)?;
@@ -269,12 +300,21 @@ impl Snapshots {
     fn cancel<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &mut Core<M>, group: GroupId) {
         if let Some(taking) = self.taking.take_if(|taking| taking.name.group == group) {
             core.groups[taking.slot].machine.snapshot_cancel();
-            // Jobs run in order: the removal comes after the piece being written.
+            // Jobs run in order: the removals come after the piece being written, or the commit.
+            let committed = self.dir.join(taking.name.file_name());
             self.remove(io, taking.aside);
+            if taking.stage == Stage::Committed {
+                self.remove(io, committed);
+            }
         }
     }
 
-    fn remove_old<I: Io>(&mut self, io: &mut I, group: GroupId) {
+    /// Removes a group's older files. Not while a snapshot is being installed: until its mark is durable, the log needs
+    /// the one before it.
+    fn remove_old<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &Core<M>, group: GroupId) {
+        if core.is_installing(group) {
+            return;
+        }
         let files = self.files.entry(group).or_default();
         let mut old: Vec<EntryId> = Vec::new();
         while files.len() > FILES_KEPT {
@@ -377,7 +417,7 @@ impl Snapshots {
         core: &mut Core<M>,
         mut receiving: Receiving,
         result: io::Result<JobOutput>,
-    ) -> Result<(), NodeError> {
+    ) {
         let SnapshotHead { group, at, .. } = receiving.head;
         let refuse = |what: &str| eprintln!("group {group}: snapshot from node {} refused: {what}", receiving.from);
         match (result, receiving.content.take()) {
@@ -397,17 +437,18 @@ impl Snapshots {
                 }
             },
             (Ok(_), Some((content, conf))) => {
-                self.add_file(group, at, content.len() as u64);
-                let installed = core.install(&receiving.head, receiving.from, &conf, content);
-                if installed {
+                let size = content.len() as u64;
+                if core.install(&receiving.head, receiving.from, &conf, content) {
                     self.cancel(io, core, group);
+                    self.add_file(group, at, size);
+                } else if core.holds(group, at) {
+                    // Not newer than what is here; the file is as good as one of our own.
+                    self.add_file(group, at, size);
+                    self.remove_old(io, core, group);
                 } else {
-                    // Not newer than what is here; the file is as good as any other of this group.
-                    let files = self.files.entry(group).or_default();
-                    files.sort_unstable();
-                    files.dedup();
+                    let path = self.path(group, at);
+                    self.remove(io, path);
                 }
-                self.remove_old(io, group);
             }
             (Ok(_), None) => self.remove(io, receiving.path),
             (Err(error), _) => {
@@ -415,7 +456,6 @@ impl Snapshots {
                 self.remove(io, receiving.path);
             }
         }
-        Ok(())
     }
 }
 

@@ -48,6 +48,11 @@ impl<T> Waiters<T> {
         let id = WaiterId(u64::from(slot.generation) << 32 | u64::from(index));
         assert!(self.deadlines.back().is_none_or(|(last, _)| *last <= deadline), "deadlines go forwards");
         self.deadlines.push_back((deadline, id));
+        if self.deadlines.len() > 2 * self.count_max {
+            // One that waits long at the front keeps those answered behind it.
+            let (slots, deadlines) = (&self.slots, &mut self.deadlines);
+            deadlines.retain(|(_, id)| waits(slots, *id));
+        }
         Ok(id)
     }
 
@@ -68,8 +73,7 @@ impl<T> Waiters<T> {
     }
 
     fn waits(&self, id: WaiterId) -> bool {
-        let slot = &self.slots[id.index()];
-        u64::from(slot.generation) == id.0 >> 32 && slot.value.is_some()
+        waits(&self.slots, id)
     }
 
     /// Takes out one request whose deadline has passed.
@@ -85,6 +89,11 @@ impl<T> Waiters<T> {
         }
         None
     }
+}
+
+fn waits<T>(slots: &[Slot<T>], id: WaiterId) -> bool {
+    let slot = &slots[id.index()];
+    u64::from(slot.generation) == id.0 >> 32 && slot.value.is_some()
 }
 
 #[cfg(test)]

@@ -103,13 +103,19 @@ impl<'a> Answer<'a> {
         Answer { op: op & !REPLY_BIT, flags: 0, status, arg, body: &text.as_bytes()[..size] }
     }
 
-    /// Appends the answer to a status request.
-    ///
-    /// # Panics
-    /// If it is longer than a reply may be.
+    /// Appends the answer to a status request. Groups that do not fit a reply are left out, the highest ones, and
+    /// [`more`](Answer::more) says so.
     pub fn encode_status(status: &NodeStatus, out: &mut BytesMut) {
-        let body = status.encode_to_vec();
-        Answer { op: Op::Status as u8, flags: 0, status: Status::Ok, arg: 0, body: &body }.encode(out);
+        let mut body = status.encode_to_vec();
+        let mut flags = 0;
+        if body.len() > REPLY_BODY_MAX {
+            // Groups differ little in size: half of what would fit on average always does.
+            let fits = status.group.len() * REPLY_BODY_MAX / body.len() / 2;
+            let group = status.group[..fits].to_vec();
+            body = NodeStatus { group, version: status.version.clone(), ..*status }.encode_to_vec();
+            flags = FLAG_MORE;
+        }
+        Answer { op: Op::Status as u8, flags, status: Status::Ok, arg: 0, body: &body }.encode(out);
     }
 
     /// The text of a refusal.

@@ -23,9 +23,6 @@ pub struct NodeAcceptor {
     next_shard: AtomicU16,
 }
 
-/// Largest snapshot of one group that is taken from a peer, in bytes.
-const SNAPSHOT_SIZE_MAX: u64 = 64 << 30;
-
 impl NodeAcceptor {
     /// The judge of a node; lets in the members of its configuration.
     #[must_use]
@@ -38,7 +35,7 @@ impl NodeAcceptor {
             node: config.node,
             incarnation: config.incarnation,
             snapshot_dirs,
-            snapshot_size_max: SNAPSHOT_SIZE_MAX,
+            snapshot_size_max: config.snapshot_size_max,
         };
         NodeAcceptor {
             peers: Judge::new(judge, members),

@@ -23,7 +23,8 @@ struct Connection {
     outstanding: usize,
 }
 
-/// Bytes of replies that may wait for a client that does not read, before it is not read from either.
+/// Bytes of replies that may wait for a client that does not read, before it is not read from either, and its reads are
+/// refused.
 const UNSENT_MAX: usize = 8 << 20;
 
 /// Memory a connection keeps for replies.
@@ -94,6 +95,11 @@ impl Clients {
         if let Some(connection) = self.connections.get_mut(&stream) {
             connection.outstanding += 1;
         }
+    }
+
+    /// Whether a client has not read so much that big answers must be refused.
+    pub(crate) fn is_backed_up(&self, stream: StreamId) -> bool {
+        self.connections.get(&stream).is_some_and(|connection| connection.out.len() >= UNSENT_MAX)
     }
 
     /// Queues the reply to request `id`; lost if the connection is gone.

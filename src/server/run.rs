@@ -24,6 +24,8 @@ pub struct ServerConfig {
     pub listen_peer: SocketAddr,
     /// Tie each shard to a processor.
     pub pin: bool,
+    /// Most client connections; peers have places of their own.
+    pub client_connections_max: usize,
 }
 
 /// Why a server did not start, or ended.
@@ -78,6 +80,7 @@ impl Server {
             vec![(ListenerKind::Client, config.listen_client), (ListenerKind::Peer, config.listen_peer)];
         world_config.acceptor = Arc::new(NodeAcceptor::new(node.clone()));
         world_config.pin = config.pin;
+        world_config.client_connections_max = config.client_connections_max;
         let mut world = UringWorld::start(world_config)?;
         let stop = Arc::new(AtomicBool::new(false));
         let board = Arc::new(Board::new(shards));

@@ -1,7 +1,8 @@
 //! Client threads that write and read a few keys and remember everything they saw.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,16 @@ impl Load {
                 let mut endpoints = endpoints.to_vec();
                 let by = usize::try_from(number).unwrap() % endpoints.len();
                 endpoints.rotate_left(by);
-                let worker = Worker { number, endpoints, keys, groups, epoch, state: number, sequence: 0 };
+                let worker = Worker {
+                    number,
+                    endpoints,
+                    keys,
+                    groups,
+                    epoch,
+                    state: number,
+                    sequence: 0,
+                    written_keys: BTreeSet::new(),
+                };
                 std::thread::spawn(move || worker.run(&stop, &written))
             })
             .collect();
@@ -80,6 +90,8 @@ struct Worker {
     epoch: Instant,
     state: u64,
     sequence: u64,
+    /// Keys that this client has written with success.
+    written_keys: BTreeSet<u64>,
 }
 
 impl Worker {
@@ -121,14 +133,16 @@ impl Worker {
         let kind = match self.draw(10) {
             0..=5 => Kind::Put(value),
             6..=8 => Kind::Get,
+            // Half of the keys are never deleted: there, absence after a write is a loss, whatever else is unknown.
+            _ if key.is_multiple_of(2) => Kind::Get,
             _ => Kind::Delete,
         };
         let begin = self.now();
         let outcome = match kind {
-            Kind::Put(value) => client
-                .put(name.as_bytes(), &value.to_le_bytes())
-                .wait()
-                .map(|revision| Outcome::Written { revision, changed: true }),
+            Kind::Put(value) => client.put(name.as_bytes(), &value.to_le_bytes()).wait().map(|revision| {
+                self.written_keys.insert(key);
+                Outcome::Written { revision, changed: true }
+            }),
             Kind::Delete => client
                 .delete(name.as_bytes())
                 .wait()
@@ -138,8 +152,12 @@ impl Worker {
                     let value = u64::from_le_bytes(found.value[..].try_into().expect("eight bytes"));
                     Ok(Outcome::Read { value, revision: found.mod_revision })
                 }
-                // Its revision is not told here, so absence proves nothing.
-                Ok(None) => return None,
+                // Its revision is not told here, so absence proves nothing for a key that may be deleted.
+                Ok(None) if !key.is_multiple_of(2) => return None,
+                Ok(None) => {
+                    assert!(!self.written_keys.contains(&key), "{name} is gone, and nobody deletes it");
+                    return None;
+                }
                 Err(error) => Err(error),
             },
         };

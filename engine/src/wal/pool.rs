@@ -73,6 +73,11 @@ impl Pool {
         self.free.pop()
     }
 
+    /// Whether making a file has failed, and nobody has asked to try again since.
+    pub(crate) fn is_held(&self) -> bool {
+        self.hold
+    }
+
     pub(crate) fn free_files(&self) -> usize {
         self.free.len()
     }

@@ -107,8 +107,8 @@ pub(super) fn start(
         };
         let control = Rc::new(Control {
             acceptor: config.acceptor,
-            connections: Arc::new(AtomicUsize::new(0)),
-            connections_max: config.connections_max,
+            client_places: Places { taken: Arc::default(), max: config.client_connections_max },
+            peer_places: Places { taken: Arc::default(), max: config.peer_connections_max },
             head_timeout: config.head_timeout,
             file_timeout: config.file_timeout,
             timers,
@@ -134,10 +134,16 @@ pub(super) fn start(
 
 type Resolve = Box<dyn FnOnce(io::Result<Vec<SocketAddr>>)>;
 
+/// For accepted connections. Each kind of listener has its own, so that clients cannot keep peers out.
+struct Places {
+    taken: Arc<AtomicUsize>,
+    max: usize,
+}
+
 struct Control {
     acceptor: Arc<dyn Acceptor>,
-    connections: Arc<AtomicUsize>,
-    connections_max: usize,
+    client_places: Places,
+    peer_places: Places,
     head_timeout: Duration,
     file_timeout: Duration,
     timers: Timers,
@@ -186,11 +192,15 @@ impl Control {
 
     async fn accept(self: Rc<Self>, door: Door) {
         let listener = tokio_uring::net::TcpListener::from_std(door.listener);
+        let places = match door.kind {
+            ListenerKind::Client => &self.client_places,
+            ListenerKind::Peer => &self.peer_places,
+        };
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     // Over the limit: closed at once.
-                    if let Some(permit) = Permit::take(&self.connections, self.connections_max) {
+                    if let Some(permit) = Permit::take(&places.taken, places.max) {
                         tokio_uring::spawn(self.clone().greet(door.kind, stream, permit));
                     }
                 }

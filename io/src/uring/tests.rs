@@ -486,7 +486,7 @@ fn bad_dialers_are_closed() {
     if !permitted() {
         return;
     }
-    let mut b = Node::start(UringConfig { connections_max: 2, ..config() });
+    let mut b = Node::start(UringConfig { client_connections_max: 2, peer_connections_max: 2, ..config() });
     let long = vec![b'x'; 9000];
     for request in [&b"GET /stream HTTP/1.1\r\n\r\nearly"[..], b"GET /stream", &long] {
         let mut socket = TcpStream::connect(b.address()).expect("connected");

@@ -47,8 +47,10 @@ pub struct UringConfig {
     pub spin: Duration,
     /// Places in a ring's table of sockets and files; further ones work, a little slower.
     pub table_size: u32,
-    /// Accepted connections that may be open at a time, handshakes included; further ones are closed at once.
-    pub connections_max: usize,
+    /// Client connections that may be open at a time, handshakes included; further ones are closed at once.
+    pub client_connections_max: usize,
+    /// The same for connections of peers.
+    pub peer_connections_max: usize,
     /// How long an incoming connection may take for its request head.
     pub head_timeout: Duration,
     /// How long a file may be received without any progress.
@@ -74,7 +76,8 @@ impl UringConfig {
             pin: false,
             spin: if spare { Duration::from_micros(30) } else { Duration::ZERO },
             table_size: 1024,
-            connections_max: 4096,
+            client_connections_max: 4096,
+            peer_connections_max: 4096,
             head_timeout: Duration::from_secs(5),
             file_timeout: Duration::from_secs(30),
         }
