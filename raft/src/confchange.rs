@@ -151,7 +151,7 @@ pub enum ConfChangeError {
 
 /// A membership that is being changed, with everybody who is in any part of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Draft {
+pub struct Draft {
     pub(crate) conf: ConfState,
     /// Sorted by id; and whether the member is new, so that nothing is known of its log.
     pub(crate) members: Vec<(PeerId, bool)>,
@@ -159,7 +159,8 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// Starts from a valid membership.
-    fn from(conf: &ConfState) -> Draft {
+    #[must_use]
+    pub fn from(conf: &ConfState) -> Draft {
         let mut members: Vec<_> = [&conf.voters, &conf.voters_outgoing, &conf.learners]
             .into_iter()
             .flatten()
@@ -170,8 +171,17 @@ impl Draft {
         Draft { conf: conf.clone(), members }
     }
 
+    /// The membership.
+    #[must_use]
+    pub fn conf(&self) -> &ConfState {
+        &self.conf
+    }
+
     /// Applies a change.
-    pub(crate) fn change(conf: &ConfState, change: &ConfChange) -> Result<Draft, ConfChangeError> {
+    ///
+    /// # Errors
+    /// Why it does not fit.
+    pub fn change(conf: &ConfState, change: &ConfChange) -> Result<Draft, ConfChangeError> {
         let draft = Draft::from(conf);
         if change.leaves_joint() {
             draft.leave_joint()
@@ -183,7 +193,10 @@ impl Draft {
     }
 
     /// Checks a stored membership; its lists may be in any order. Everybody is new.
-    pub(crate) fn restore(conf: &ConfState) -> Result<Draft, ConfChangeError> {
+    ///
+    /// # Errors
+    /// Which rule of a membership it breaks.
+    pub fn restore(conf: &ConfState) -> Result<Draft, ConfChangeError> {
         let mut conf = conf.clone();
         for list in [&mut conf.voters, &mut conf.voters_outgoing, &mut conf.learners, &mut conf.learners_next] {
             list.sort_unstable();
@@ -217,7 +230,11 @@ impl Draft {
         !self.conf.voters_outgoing.is_empty()
     }
 
-    fn simple(mut self, ops: &[ConfChangeOp]) -> Result<Draft, ConfChangeError> {
+    /// One change of at most one voter.
+    ///
+    /// # Errors
+    /// Why it does not fit.
+    pub fn simple(mut self, ops: &[ConfChangeOp]) -> Result<Draft, ConfChangeError> {
         if self.joint() {
             return Err(ConfChangeError::SimpleWhileJoint);
         }
@@ -228,7 +245,11 @@ impl Draft {
         if gone + come > 1 { Err(ConfChangeError::NotSimple) } else { Ok(self) }
     }
 
-    fn enter_joint(mut self, auto_leave: bool, ops: &[ConfChangeOp]) -> Result<Draft, ConfChangeError> {
+    /// Enters a joint configuration.
+    ///
+    /// # Errors
+    /// Why it does not fit.
+    pub fn enter_joint(mut self, auto_leave: bool, ops: &[ConfChangeOp]) -> Result<Draft, ConfChangeError> {
         if self.joint() {
             return Err(ConfChangeError::AlreadyJoint);
         }
@@ -241,7 +262,11 @@ impl Draft {
         Ok(self)
     }
 
-    fn leave_joint(mut self) -> Result<Draft, ConfChangeError> {
+    /// Leaves a joint configuration.
+    ///
+    /// # Errors
+    /// Why it does not fit.
+    pub fn leave_joint(mut self) -> Result<Draft, ConfChangeError> {
         if !self.joint() {
             return Err(ConfChangeError::NotJoint);
         }

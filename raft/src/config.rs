@@ -37,6 +37,10 @@ pub struct Config {
     pub read_count_max: usize,
     /// Whether a leader steps down that finds itself without a vote once a change of membership is applied.
     pub step_down_on_removal: bool,
+    /// Whether a leader refuses changes of membership that could not be applied to the membership of now.
+    pub check_conf_changes: bool,
+    /// Whose rules hold where ours differ from etcd's.
+    pub compat: Compat,
     /// Whether a follower tells the shell to forward proposals to the leader, or refuses them.
     pub forward_proposals: bool,
 }
@@ -49,6 +53,22 @@ pub enum ReadPolicy {
     Quorum,
     /// By trusting that clocks drift less than the lease leaves room for; needs `check_quorum`.
     Lease,
+}
+
+/// Whose rules hold where ours differ from etcd's raft (commit `cdfbeed`): the moments of sending, what waits for a
+/// sync, what is refused and what becomes an empty entry. For replaying recordings of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Compat {
+    /// Ours.
+    #[default]
+    Off,
+    /// etcd's. Messages are queued as they are asked for: the shell takes them with
+    /// [`Raft::take_messages`](crate::Raft::take_messages) after every call, while the ranges in them are as they were.
+    Etcd {
+        /// Whether the shell works as with etcd's `AsyncStorageWrites`. If not, it makes every write durable before it
+        /// does anything else with a Ready, so that entries may be applied that are not known to be durable.
+        async_storage_writes: bool,
+    },
 }
 
 impl Config {
@@ -72,6 +92,8 @@ impl Config {
             read_policy: ReadPolicy::Quorum,
             read_count_max: 1 << 16,
             step_down_on_removal: true,
+            check_conf_changes: true,
+            compat: Compat::Off,
             forward_proposals: true,
         }
     }

@@ -1,5 +1,6 @@
 //! Elections: asking, answering, counting, and giving up.
 
+use crate::event::{Event, NoElection};
 use crate::message::Body;
 use crate::quorum::VoteResult;
 use crate::raft::{NUMBER_MAX, Raft};
@@ -17,6 +18,7 @@ impl<S: Storage> Raft<S> {
     /// change of membership is not applied: the election would count the wrong votes.
     pub fn campaign(&mut self) {
         if self.may_campaign() {
+            self.tell(Event::ElectionStarts);
             if self.config.pre_vote {
                 self.ask_for_pre_votes();
             } else {
@@ -28,13 +30,23 @@ impl<S: Storage> Raft<S> {
     /// Starts an election because the leader asks for it: no pre-vote, and leases do not count.
     pub(crate) fn campaign_for_transfer(&mut self) {
         if self.may_campaign() {
+            self.tell(Event::ElectionStarts);
             self.ask_for_votes(true);
         }
     }
 
-    fn may_campaign(&self) -> bool {
-        let possible = self.role != Role::Leader && self.term.0 < NUMBER_MAX;
-        possible && self.is_promotable() && !self.log.has_unapplied_conf_change()
+    fn may_campaign(&mut self) -> bool {
+        let why = if self.role == Role::Leader {
+            NoElection::Leader
+        } else if !self.is_promotable() || self.term.0 >= NUMBER_MAX {
+            NoElection::Unpromotable
+        } else if self.log.has_unapplied_conf_change() {
+            NoElection::ConfChangePending
+        } else {
+            return true;
+        };
+        self.tell(Event::ElectionRefused(why));
+        false
     }
 
     fn ask_for_pre_votes(&mut self) {
@@ -55,7 +67,12 @@ impl<S: Storage> Raft<S> {
         for at in 0..self.tracker.count() {
             let to = self.tracker.id(at);
             if self.tracker.is_voter(to) {
-                self.send_in(term, to, if to == self.config.id { own_answer } else { question });
+                let own = to == self.config.id;
+                if !own {
+                    let pre = matches!(question, Body::PreVote { .. });
+                    self.tell(Event::VoteAsked { to, pre });
+                }
+                self.send_in(term, to, if own { own_answer } else { question });
             }
         }
     }
@@ -65,6 +82,7 @@ impl<S: Storage> Raft<S> {
         let free =
             self.vote == from || self.vote == PeerId::ZERO && self.lead == PeerId::ZERO || pre && term > self.term;
         let granted = free && last >= self.log.last_id();
+        self.tell(Event::VoteAnswered { to: from, pre, last, granted });
         let body = if pre { Body::PreVoteReply { granted } } else { Body::VoteReply { granted } };
         if granted && !pre {
             self.election_elapsed = 0;
@@ -82,6 +100,11 @@ impl<S: Storage> Raft<S> {
         if let Some(progress) = self.tracker.get_mut(from) {
             progress.vote.get_or_insert(granted);
         }
+        let pre = asking == Role::PreCandidate;
+        self.tell_of(|raft, say| {
+            let (yes, no) = raft.tracker.count_votes();
+            say(Event::VoteCounted { from, pre, granted, yes, no });
+        });
         match (self.tracker.votes(), asking) {
             (VoteResult::Won, Role::PreCandidate) => self.ask_for_votes(false),
             (VoteResult::Won, _) => self.become_leader(),
@@ -93,6 +116,7 @@ impl<S: Storage> Raft<S> {
     /// A leader that hears of no quorum steps down (thesis 6.2).
     pub(crate) fn check_quorum(&mut self) {
         if !self.tracker.is_quorum_active(self.config.id) {
+            self.tell(Event::QuorumLost);
             self.become_follower(self.term, PeerId::ZERO);
         }
         let own = self.config.id;

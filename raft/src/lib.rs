@@ -49,12 +49,21 @@
 //! leaves after it, and comes back through `step` if it is for ourselves; a range in a message is read before the next
 //! step; entries that the core appends by itself are empty, and [`Raft::meta`] tells their kind; a membership change is
 //! applied with [`Raft::apply_conf_change`] before `applied` says so.
+//!
+//! # etcd
+//!
+//! Where our rules differ from those of etcd's raft, [`Config::compat`] gives etcd's, so that recordings of it replay
+//! byte for byte (`tests/traces.rs`): every message when it is asked for, not merged with others; every answer after a
+//! sync; refused changes of membership as empty entries; snapshots that do not name us ignored; lost tails not mended;
+//! reads of a lone voter, and under a lease, at once. What etcd logs comes as [`Event`]s, if [`Raft::observe`] gave a
+//! listener; without one no event is even made.
 #![forbid(unsafe_code)]
 
 pub mod confchange;
 pub mod config;
 mod election;
 pub mod error;
+pub mod event;
 pub mod inflights;
 mod log;
 pub mod message;
@@ -68,13 +77,14 @@ pub mod record;
 mod replication;
 mod status;
 pub mod storage;
-mod tracker;
+pub mod tracker;
 pub mod types;
 mod unstable;
 
 pub use confchange::{ConfChange, ConfChangeError, ConfChangeOp, Transition};
-pub use config::{Config, ConfigError, ReadPolicy};
+pub use config::{Compat, Config, ConfigError, ReadPolicy};
 pub use error::{OpenError, Refused, StepError};
+pub use event::{Event, Observer};
 pub use message::{Body, Message};
 pub use progress::{Progress, ProgressState};
 pub use raft::{Lost, Proposed, Raft, Stepped};

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::config::Compat;
+use crate::event::LogSummary;
 use crate::storage::{Storage, StorageError};
 use crate::types::{EntryId, EntryKind, EntryMeta, Index, Term};
 use crate::unstable::Unstable;
@@ -21,6 +23,7 @@ pub(crate) struct RaftLog<S> {
     handed_out_size: u64,
     apply_size_max: u64,
     apply_paused: bool,
+    pub(crate) compat: Compat,
 }
 
 /// One lot of committed entries that is not reported applied.
@@ -48,7 +51,17 @@ impl<S: Storage> RaftLog<S> {
             handed_out_size: 0,
             apply_size_max,
             apply_paused: false,
+            compat: Compat::Off,
             storage,
+        }
+    }
+
+    /// What an entry counts against limits in bytes: limits are met at the same entry as etcd's only by its own sizes.
+    #[inline]
+    fn size_of(&self, index: Index, meta: EntryMeta) -> u64 {
+        match self.compat {
+            Compat::Off => meta.encoded_size(),
+            Compat::Etcd { .. } => meta.etcd_encoded_size(index),
         }
     }
 
@@ -109,7 +122,7 @@ impl<S: Storage> RaftLog<S> {
             }
         }
         while let Some(meta) = self.unstable.meta(end.next()) {
-            let more = meta.encoded_size();
+            let more = self.size_of(end.next(), meta);
             if end > after && size.saturating_add(more) > size_max {
                 break;
             }
@@ -117,6 +130,12 @@ impl<S: Storage> RaftLog<S> {
             size += more;
         }
         Ok((end, size))
+    }
+
+    /// Payload bytes of the entries after `after` up to `upto`.
+    pub(crate) fn payload_size(&self, after: Index, upto: Index) -> u64 {
+        let size = |index| self.meta(Index(index)).map_or(0, |meta| u64::from(meta.size));
+        (after.0 + 1..=upto.0).map(size).sum()
     }
 
     /// The highest position at or below `upto.index` where our term is at most `upto.term`, or unknown (then 0):
@@ -163,8 +182,13 @@ impl<S: Storage> RaftLog<S> {
     /// Up to where committed entries may be handed out: only what is durable here, and nothing behind a snapshot
     /// that is not.
     fn applicable(&self) -> Index {
+        // etcd's synchronous shell has made everything durable by the time it applies.
+        let durable = match self.compat {
+            Compat::Etcd { async_storage_writes: false } => self.committed,
+            _ => self.unstable.offset.prev(),
+        };
         match self.unstable.snapshot {
-            None if !self.apply_paused => self.committed.min(self.unstable.offset.prev()).max(self.applying),
+            None if !self.apply_paused => self.committed.min(durable).max(self.applying),
             _ => self.applying,
         }
     }
@@ -183,13 +207,15 @@ impl<S: Storage> RaftLog<S> {
         let budget = self.apply_size_max.saturating_sub(self.handed_out_size);
         let mut lot = HandedOut { last: before, size: 0, payload: 0 };
         while lot.last < upto {
-            let meta = self.storage.meta(lot.last.next()).expect("durable entries stay in the log until applied");
-            let more = meta.encoded_size();
+            let index = lot.last.next();
+            let durable = index < self.unstable.offset;
+            let meta = if durable { self.storage.meta(index) } else { self.meta(index) };
+            let meta = meta.expect("entries stay in the log until applied");
+            let more = self.size_of(index, meta);
             if lot.last > before && lot.size + more > budget {
                 break;
             }
-            lot =
-                HandedOut { last: lot.last.next(), size: lot.size + more, payload: lot.payload + u64::from(meta.size) };
+            lot = HandedOut { last: index, size: lot.size + more, payload: lot.payload + u64::from(meta.size) };
         }
         self.applying = lot.last;
         self.handed_out_size += lot.size;
@@ -218,6 +244,19 @@ impl<S: Storage> RaftLog<S> {
         payload
     }
 
+    /// The cursors.
+    pub(crate) fn summary(&self) -> LogSummary {
+        let unstable_from = self.unstable.offset;
+        LogSummary {
+            committed: self.committed,
+            applied: self.applied,
+            applying: self.applying,
+            unstable_from,
+            unwritten_from: self.unstable.offset_in_progress,
+            unstable_count: usize::try_from(self.last_index().next().0 - unstable_from.0).expect("within a list"),
+        }
+    }
+
     /// A snapshot takes the place of the log.
     pub(crate) fn restore(&mut self, at: EntryId) {
         assert!(at.index > self.committed, "a snapshot at {at} behind the commit index {}", self.committed);
@@ -230,9 +269,14 @@ impl<S: Storage> RaftLog<S> {
         if self.unstable.stable_snapshot_to(at) {
             self.applying = self.applying.max(at.index);
             self.applied = self.applied.max(at.index);
-            self.handed_out.clear();
-            self.handed_out_size = 0;
-            self.apply_paused = false;
+            // etcd's shell reports what it applied before, too.
+            if self.compat == Compat::Off {
+                self.handed_out.clear();
+                self.handed_out_size = 0;
+                self.apply_paused = false;
+            } else {
+                self.apply_paused = self.handed_out_size >= self.apply_size_max;
+            }
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What leaves: queues of messages, what they wait for, and the Ready that takes it all.
 
+use crate::config::Compat;
 use crate::message::{Body, Message};
 use crate::progress::Wanted;
 use crate::raft::Raft;
 use crate::read_only::ReadRequest;
 use crate::ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
 use crate::storage::Storage;
-use crate::types::{HardState, Index, PeerId, SoftState, Term};
+use crate::types::{EntryId, HardState, Index, PeerId, SoftState, Term};
 
 impl<S: Storage> Raft<S> {
     /// Whether [`Raft::ready`] has something to say.
@@ -46,7 +47,9 @@ impl<S: Storage> Raft<S> {
 
     fn take_append(&mut self) -> Option<Append> {
         let hard = self.hard_state();
-        let promised = (hard.term, hard.vote) != (self.given_hard.term, self.given_hard.vote);
+        // etcd writes a commit index that stands alone, too.
+        let promised = (hard.term, hard.vote) != (self.given_hard.term, self.given_hard.vote)
+            || self.etcd() && hard.commit != self.given_hard.commit;
         let (snapshot, entries) = (self.log.unstable.snapshot_to_write(), self.log.unstable.to_write());
         if !promised && snapshot.is_none() && entries.0 == entries.1 && self.after_sync.is_empty() {
             return None;
@@ -56,13 +59,15 @@ impl<S: Storage> Raft<S> {
         }
         self.log.unstable.accept();
         let last = self.log.last_id();
+        let unstable = last.index >= self.log.unstable.offset;
+        let awaited = if unstable { last } else { EntryId::default() };
         let after_sync = std::mem::replace(&mut self.after_sync, std::mem::take(&mut self.spare));
         Some(Append {
             hard_state: promised.then_some(hard),
             entries,
             last,
             snapshot,
-            ticket: SyncTicket { term: self.term, last, snapshot },
+            ticket: SyncTicket { term: self.term, last: awaited, snapshot },
             after_sync: AfterSync::from_memory(after_sync),
         })
     }
@@ -86,9 +91,11 @@ impl<S: Storage> Raft<S> {
         let message = Message { from: self.config.id, to, term, body };
         let waits = match body {
             _ if to == self.config.id => true,
-            // What is durable already can be acknowledged at once, and a refusal promises nothing.
-            Body::AppendAck { index } => index > self.durable_index(),
-            Body::VoteReply { granted } => granted,
+            // What is durable already can be acknowledged at once, and a refusal promises nothing. (etcd lets every
+            // answer about the log and to a vote wait, and merges none.)
+            Body::AppendAck { index } => index > self.durable_index() || self.etcd(),
+            Body::VoteReply { granted } => granted || self.etcd(),
+            Body::AppendReject { .. } | Body::PreVoteReply { .. } => self.etcd(),
             _ => false,
         };
         if !waits {
@@ -99,6 +106,7 @@ impl<S: Storage> Raft<S> {
         if let (Body::AppendAck { index }, Some(before)) = (body, self.after_sync.last_mut())
             && let Body::AppendAck { index: said } = &mut before.body
             && (before.to, before.term) == (to, term)
+            && self.config.compat == Compat::Off
         {
             *said = index.max(*said);
             return;
@@ -113,9 +121,11 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Asks for an append to a peer. All sending waits for the next Ready, so that one message serves all that was
-    /// asked for in a turn, and names a range of the log as it is then. (Sending right here instead would be the order
-    /// of etcd.)
+    /// asked for in a turn, and names a range of the log as it is then. (etcd sends right here, one message at a time.)
     pub(crate) fn want(&mut self, at: usize, wanted: Wanted) {
+        if self.etcd() {
+            return self.send_now(at, wanted);
+        }
         let last = self.log.last_index();
         let progress = self.tracker.at_mut(at);
         if progress.is_paused() || wanted == Wanted::Entries && progress.next > last {
@@ -123,6 +133,20 @@ impl<S: Storage> Raft<S> {
         }
         progress.wanted = progress.wanted.max(wanted);
         self.sends_wanted = true;
+    }
+
+    #[cold]
+    fn send_now(&mut self, at: usize, wanted: Wanted) {
+        self.send_append(at, wanted == Wanted::Append);
+    }
+
+    /// Asks for as many appends to a peer as limits allow.
+    pub(crate) fn want_all(&mut self, at: usize) {
+        if self.etcd() {
+            while self.send_append(at, false) {}
+        } else {
+            self.want(at, Wanted::Entries);
+        }
     }
 
     /// Turns what was asked for into messages.
@@ -145,7 +169,18 @@ impl<S: Storage> Raft<S> {
 
     /// Asks for a round of heartbeats with the next Ready.
     pub(crate) fn want_heartbeat(&mut self) {
-        self.heartbeat_wanted = true;
+        if self.etcd() {
+            self.broadcast_heartbeat();
+        } else {
+            self.heartbeat_wanted = true;
+        }
+    }
+
+    /// Takes the messages that may leave at once, ahead of the next Ready. Ranges in them are valid until the next
+    /// step.
+    pub fn take_messages(&mut self, out: &mut Vec<Message>) {
+        self.flush();
+        out.append(&mut self.messages);
     }
 
     /// A read is answered.

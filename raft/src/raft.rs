@@ -1,8 +1,9 @@
 //! The doors into the core, and the changes of role behind them.
 
 use crate::confchange::{ConfChange, ConfChangeError, Draft};
-use crate::config::{Config, ReadPolicy};
+use crate::config::{Compat, Config, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
+use crate::event::{Event, Observed, Observer, TransferEvent};
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
 use crate::progress::{ProgressState, Wanted};
@@ -52,6 +53,7 @@ pub struct Raft<S> {
     pub(crate) heartbeat_wanted: bool,
     pub(crate) given_soft: SoftState,
     pub(crate) given_hard: HardState,
+    observer: Observed,
 }
 
 /// What became of a proposal.
@@ -94,6 +96,7 @@ impl<S: Storage> Raft<S> {
         config.check()?;
         let (hard, conf) = storage.initial_state();
         let mut log = RaftLog::new(storage, config.apply_size_max);
+        log.compat = config.compat;
         let (base, last) = (log.base(), log.last_id());
         // A member that starts from somebody's first snapshot may not know any term yet.
         let fresh = hard == HardState::default() && last.term <= Term(1);
@@ -143,10 +146,52 @@ impl<S: Storage> Raft<S> {
             heartbeat_wanted: false,
             given_soft: SoftState::default(),
             given_hard,
+            observer: Observed::default(),
             config,
         };
         raft.become_follower(raft.term, PeerId::ZERO);
         Ok(raft)
+    }
+
+    /// Tells `observer` of everything that happens from now on. Meant for tests and for the curious: see [`Event`].
+    pub fn observe(&mut self, observer: Observer) {
+        self.observer.0 = Some(observer);
+    }
+
+    /// Tells the observer, if there is one.
+    #[inline]
+    pub(crate) fn tell(&mut self, event: Event<'_>) {
+        if self.observer.0.is_some() {
+            self.tell_observer(|_, say| say(event));
+        }
+    }
+
+    /// As [`Raft::tell`], of something that lies in here.
+    #[inline]
+    pub(crate) fn tell_of(&mut self, tell: impl FnOnce(&Raft<S>, &mut dyn FnMut(Event<'_>))) {
+        if self.observer.0.is_some() {
+            self.tell_observer(tell);
+        }
+    }
+
+    #[cold]
+    fn tell_observer(&mut self, tell: impl FnOnce(&Raft<S>, &mut dyn FnMut(Event<'_>))) {
+        if let Some(mut observer) = self.observer.0.take() {
+            let status = self.status();
+            tell(self, &mut |event| observer(&status, event));
+            self.observer.0 = Some(observer);
+        }
+    }
+
+    /// For tests: ticks until this member, hearing nothing, starts an election; until its next change of role.
+    pub fn set_election_timeout(&mut self, ticks: u32) {
+        self.election_timeout = ticks;
+    }
+
+    /// Whether etcd's rules hold. Every place that asks says what differs.
+    #[inline]
+    pub(crate) fn etcd(&self) -> bool {
+        self.config.compat != Compat::Off
     }
 
     // The doors.
@@ -175,12 +220,15 @@ impl<S: Storage> Raft<S> {
             }
             if self.role == Role::Leader {
                 self.transferee = PeerId::ZERO;
-                self.leave_joint_if_due();
+                // etcd tries again only when something is applied.
+                if !self.etcd() {
+                    self.leave_joint_if_due();
+                }
             }
         }
         if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
-            self.heartbeat_wanted = true;
+            self.want_heartbeat();
         }
     }
 
@@ -209,7 +257,7 @@ impl<S: Storage> Raft<S> {
             return Err(Refused::Transferring { target: self.transferee });
         }
         let changes_conf = kind != EntryKind::Normal;
-        if changes_conf && self.pending_conf_index > self.log.applied {
+        if changes_conf && self.config.check_conf_changes && self.pending_conf_index > self.log.applied {
             return Err(Refused::ConfChangePending { index: self.pending_conf_index });
         }
         self.reserve_uncommitted(u64::from(size))?;
@@ -227,17 +275,47 @@ impl<S: Storage> Raft<S> {
     /// # Errors
     /// [`Refused`], with nothing done.
     pub fn propose_conf_change(&mut self, change: &ConfChange, size: u32) -> Result<Proposed, Refused> {
-        if self.role == Role::Leader {
-            if self.pending_conf_index > self.log.applied {
-                return Err(Refused::ConfChangePending { index: self.pending_conf_index });
+        self.propose_conf_change_as(EntryKind::ConfChangeV2, change, size)
+    }
+
+    /// As [`Raft::propose_conf_change`], as an entry of this kind: for shells that encode a simple change in a way of
+    /// its own.
+    ///
+    /// # Errors
+    /// [`Refused`], with nothing done.
+    pub fn propose_conf_change_as(
+        &mut self,
+        kind: EntryKind,
+        change: &ConfChange,
+        size: u32,
+    ) -> Result<Proposed, Refused> {
+        match self.check_conf_change(change) {
+            // etcd appends an empty entry in place of the change, and tells only its log; if it can append at all.
+            Err(why) if self.etcd() => {
+                if self.tracker.find(self.config.id).is_some() && self.transferee == PeerId::ZERO {
+                    self.tell_of(|raft, say| say(Event::ConfChangeEmptied { change, conf: &raft.tracker.conf, why }));
+                }
+                self.propose(EntryKind::Normal, 0)
             }
-            match (self.tracker.is_joint(), change.leaves_joint()) {
-                (true, false) => return Err(Refused::MustLeaveJoint),
-                (false, true) => return Err(Refused::NotJoint),
-                _ => {}
-            }
+            Err(why) => Err(why),
+            Ok(()) => self.propose(kind, size),
         }
-        self.propose(EntryKind::ConfChangeV2, size)
+    }
+
+    fn check_conf_change(&self, change: &ConfChange) -> Result<(), Refused> {
+        if self.role != Role::Leader || !self.config.check_conf_changes {
+            return Ok(());
+        }
+        if self.pending_conf_index > self.log.applied {
+            return Err(Refused::ConfChangePending { index: self.pending_conf_index });
+        }
+        // etcd takes any change without operations for one that leaves.
+        let leaves = change.leaves_joint() || self.etcd() && change.ops.is_empty();
+        match (self.tracker.is_joint(), leaves) {
+            (true, false) => Err(Refused::MustLeaveJoint),
+            (false, true) => Err(Refused::NotJoint),
+            _ => Ok(()),
+        }
     }
 
     /// Takes a message from a peer, or one of our own that waited for a sync. `entries` is what is known of the entries
@@ -251,6 +329,9 @@ impl<S: Storage> Raft<S> {
             return Ok(Stepped::default());
         }
         let Message { from, body, .. } = message;
+        if self.observer.0.is_some() {
+            self.tell_of_stranger(&message);
+        }
         match body {
             Body::Vote { last, .. } => self.answer_vote(from, message.term, last, false),
             Body::PreVote { last } => self.answer_vote(from, message.term, last, true),
@@ -264,8 +345,8 @@ impl<S: Storage> Raft<S> {
                 return Ok(Stepped { lost: self.commit_as_told(from, commit), ..Stepped::default() });
             }
             Body::VoteReply { granted } => self.count_vote(from, granted, Role::Candidate),
-            // A yes to what we asked in an older term is no yes to what we ask now.
-            Body::PreVoteReply { granted: true } if message.term.0 != self.term.0 + 1 => {}
+            // A yes to what we asked in an older term is no yes to what we ask now. (etcd counts it.)
+            Body::PreVoteReply { granted: true } if message.term.0 != self.term.0 + 1 && !self.etcd() => {}
             Body::PreVoteReply { granted } => self.count_vote(from, granted, Role::PreCandidate),
             Body::AppendAck { index } => self.handle_append_ack(from, index)?,
             Body::AppendReject { rejected, hint } => {
@@ -285,6 +366,7 @@ impl<S: Storage> Raft<S> {
             }
             Body::TimeoutNow => {
                 if self.role == Role::Follower {
+                    self.tell(Event::Transfer(from, TransferEvent::Received));
                     self.campaign_for_transfer();
                 }
             }
@@ -314,6 +396,7 @@ impl<S: Storage> Raft<S> {
         }
         self.hear_leader(from)?;
         let restored = self.restore(at, draft);
+        self.tell(if restored { Event::Restored(at) } else { Event::SnapshotIgnored(at) });
         let index = if restored { self.log.last_index() } else { self.log.committed };
         self.send(from, Body::AppendAck { index });
         Ok(restored)
@@ -333,8 +416,15 @@ impl<S: Storage> Raft<S> {
     pub fn synced(&mut self, ticket: SyncTicket) {
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
         // from the unstable tail would let what lies in between shine through. Some later ticket covers it.
-        if ticket.term == self.term {
+        if ticket.last.index == Index::ZERO {
+            // Nothing to note.
+        } else if ticket.term == self.term {
+            if self.observer.0.is_some() {
+                self.tell_of_strange_sync(ticket.last);
+            }
             self.log.unstable.stable_to(ticket.last);
+        } else {
+            self.tell(Event::OlderSync { term: ticket.term });
         }
         if let Some(at) = ticket.snapshot {
             self.log.stable_snapshot_to(at);
@@ -374,9 +464,12 @@ impl<S: Storage> Raft<S> {
         if self.role != Role::Leader || peer == self.config.id {
             return;
         }
-        if let Some(progress) = self.tracker.get_mut(peer).filter(|one| one.state == ProgressState::Replicate) {
+        let Some(at) = self.tracker.find(peer) else { return self.tell(Event::NoProgress(peer)) };
+        let progress = self.tracker.at_mut(at);
+        if progress.state == ProgressState::Replicate {
             progress.become_probe();
         }
+        self.tell_of(|raft, say| say(Event::Unreachable(peer, raft.tracker.at(at))));
     }
 
     /// How sending the snapshot of a [`Body::Snapshot`] to `peer` ended.
@@ -384,14 +477,18 @@ impl<S: Storage> Raft<S> {
         if self.role != Role::Leader {
             return;
         }
-        if let Some(progress) = self.tracker.get_mut(peer).filter(|one| one.state == ProgressState::Snapshot) {
-            if !ok {
-                progress.pending_snapshot = Index::ZERO;
-            }
-            progress.become_probe();
-            // Success: its acknowledgement comes soon. Failure: a heartbeat later is soon enough.
-            progress.flow_paused = true;
+        let Some(at) = self.tracker.find(peer) else { return self.tell(Event::NoProgress(peer)) };
+        let progress = self.tracker.at_mut(at);
+        if progress.state != ProgressState::Snapshot {
+            return;
         }
+        if !ok {
+            progress.pending_snapshot = Index::ZERO;
+        }
+        progress.become_probe();
+        self.tell_of(|raft, say| say(Event::SnapshotReported { to: peer, ok, progress: raft.tracker.at(at) }));
+        // Success: its acknowledgement comes soon. Failure: a heartbeat later is soon enough.
+        self.tracker.at_mut(at).flow_paused = true;
     }
 
     /// Hands leadership to `target`; a follower passes the wish on to its leader. Until it is done, or an election
@@ -409,15 +506,33 @@ impl<S: Storage> Raft<S> {
                 }
             };
         }
-        let voter = self.tracker.find(target).filter(|_| self.tracker.is_voter(target));
-        let Some(at) = voter else { return Err(Refused::NotVoter { target }) };
-        if target == self.config.id || target == self.transferee {
+        let Some(at) = self.tracker.find(target) else {
+            self.tell(Event::NoProgress(target));
+            return Err(Refused::NotVoter { target });
+        };
+        if !self.tracker.is_voter(target) {
+            self.tell(Event::Transfer(target, TransferEvent::ToLearner));
+            return Err(Refused::NotVoter { target });
+        }
+        if target == self.transferee {
+            self.tell(Event::Transfer(target, TransferEvent::Repeated));
             return Ok(());
         }
+        // A wish that is true already takes nothing from another. (With etcd it ends a transfer.)
+        if self.transferee != PeerId::ZERO && (target != self.config.id || self.etcd()) {
+            let before = std::mem::take(&mut self.transferee);
+            self.tell(Event::Transfer(before, TransferEvent::Aborted));
+        }
+        if target == self.config.id {
+            self.tell(Event::Transfer(target, TransferEvent::ToOurselves));
+            return Ok(());
+        }
+        self.tell(Event::Transfer(target, TransferEvent::Started));
         self.election_elapsed = 0;
         self.transferee = target;
         if self.tracker.at(at).matched == self.log.last_index() {
             self.send(target, Body::TimeoutNow);
+            self.tell(Event::Transfer(target, TransferEvent::ToldAtOnce));
         } else {
             self.want(at, Wanted::Append);
         }
@@ -430,13 +545,16 @@ impl<S: Storage> Raft<S> {
     /// # Errors
     /// [`Refused::Lease`] if reads trust the lease.
     pub fn forget_leader(&mut self) -> Result<(), Refused> {
-        if self.role != Role::Follower || self.lead == PeerId::ZERO {
+        if self.role != Role::Follower {
             return Ok(());
         }
         if self.config.read_policy == ReadPolicy::Lease {
             return Err(Refused::Lease);
         }
-        self.lead = PeerId::ZERO;
+        if self.lead != PeerId::ZERO {
+            self.tell_of(|raft, say| say(Event::LeaderForgotten(raft.lead)));
+            self.lead = PeerId::ZERO;
+        }
         Ok(())
     }
 
@@ -450,7 +568,9 @@ impl<S: Storage> Raft<S> {
         if message.term.0 > NUMBER_MAX {
             return Err(StepError::Malformed { from, what: "term out of bounds" });
         }
-        if (message.term == Term::ZERO) != matches!(message.body, Body::ReadIndex { .. }) {
+        // With etcd term 0 marks what needs no gate, and a leader that was never elected may send a snapshot.
+        let unmarked = self.etcd() && matches!(message.body, Body::Snapshot { .. });
+        if (message.term == Term::ZERO) != matches!(message.body, Body::ReadIndex { .. }) && !unmarked {
             return Err(StepError::Malformed { from, what: "term missing, or where none belongs" });
         }
         Ok(())
@@ -513,20 +633,52 @@ impl<S: Storage> Raft<S> {
                 Body::Append { .. } | Body::Heartbeat { .. } if wakes => {
                     self.send(from, Body::AppendAck { index: Index::ZERO });
                 }
-                Body::PreVote { .. } => self.send(from, Body::PreVoteReply { granted: false }),
-                _ => {}
+                Body::PreVote { last } => {
+                    self.tell(Event::VoteAnswered { to: from, pre: true, last, granted: false });
+                    self.send(from, Body::PreVoteReply { granted: false });
+                }
+                _ => self.tell(Event::OlderTerm(message)),
             }
             return false;
         }
         let lead = match body {
-            Body::Vote { transfer: false, .. } | Body::PreVote { .. } if self.in_lease() => return false,
+            Body::Vote { transfer: false, last } | Body::PreVote { last } if self.in_lease() => {
+                let ticks_left = self.config.election_ticks - self.election_elapsed;
+                let pre = matches!(body, Body::PreVote { .. });
+                self.tell(Event::LeaseHeld { from, pre, last, ticks_left });
+                return false;
+            }
             // A question about a term, or an answer to ours, is not the term itself.
             Body::PreVote { .. } | Body::PreVoteReply { granted: true } => return true,
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot { .. } => from,
             _ => PeerId::ZERO,
         };
+        self.tell(Event::NewerTerm(message));
         self.become_follower(term, lead);
         true
+    }
+
+    /// What a leader hears from who is no member has no effect.
+    fn tell_of_stranger(&mut self, message: &Message) {
+        let to_anybody = matches!(
+            message.body,
+            Body::Vote { .. } | Body::PreVote { .. } | Body::ReadIndex { .. } | Body::TransferLeader { .. }
+        );
+        if self.role == Role::Leader && !to_anybody && self.tracker.find(message.from).is_none() {
+            self.tell(Event::NoProgress(message.from));
+        }
+    }
+
+    /// A write's last entry that is not in the unstable tail does not count.
+    fn tell_of_strange_sync(&mut self, last: EntryId) {
+        match self.log.unstable.term(last.index) {
+            Some(_) if self.log.unstable.meta(last.index).is_none() => {
+                self.tell(Event::SyncIsSnapshot { index: last.index });
+            }
+            None => self.tell(Event::SyncMissing { index: last.index }),
+            Some(term) if term != last.term => self.tell(Event::SyncMismatch { written: last, term }),
+            Some(_) => {}
+        }
     }
 
     /// Whether the leader was heard of so recently that nobody else shall be elected (thesis 4.2.3).
@@ -568,13 +720,16 @@ impl<S: Storage> Raft<S> {
         self.heartbeat_wanted = false;
         self.pending_conf_index = Index::ZERO;
         self.uncommitted_size = 0;
-        self.reads.reset();
+        // With etcd what waits for a first commit of ours waits on, whoever leads in between.
+        let keep_deferred = self.etcd();
+        self.reads.reset(keep_deferred);
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, lead: PeerId) {
         self.reset(term);
         self.role = Role::Follower;
         self.lead = lead;
+        self.tell(Event::Became);
     }
 
     pub(crate) fn become_pre_candidate(&mut self) {
@@ -584,6 +739,7 @@ impl<S: Storage> Raft<S> {
         }
         self.lead = PeerId::ZERO;
         self.role = Role::PreCandidate;
+        self.tell(Event::Became);
     }
 
     pub(crate) fn become_candidate(&mut self) {
@@ -591,6 +747,7 @@ impl<S: Storage> Raft<S> {
         self.reset(Term(self.term.0 + 1));
         self.vote = self.config.id;
         self.role = Role::Candidate;
+        self.tell(Event::Became);
     }
 
     pub(crate) fn become_leader(&mut self) {
@@ -605,6 +762,7 @@ impl<S: Storage> Raft<S> {
         // Conservative: some change of membership may lie in the tail; looking for it is not worth while.
         self.pending_conf_index = self.log.last_index();
         self.append_own(EntryKind::Normal, 0);
+        self.tell(Event::Became);
         self.broadcast_append();
     }
 
@@ -623,6 +781,7 @@ impl<S: Storage> Raft<S> {
 
     fn install(&mut self, draft: Draft) {
         self.tracker.install(draft, self.log.last_index());
+        self.tell_of(|raft, say| say(Event::Configured(&raft.tracker.conf)));
         if self.role != Role::Leader {
             return;
         }
@@ -649,9 +808,15 @@ impl<S: Storage> Raft<S> {
     /// The leader leaves a joint configuration by itself, once the entering of it is applied here.
     fn leave_joint_if_due(&mut self) {
         let due = self.tracker.conf.auto_leave && self.log.applied >= self.pending_conf_index;
-        if due && self.role == Role::Leader && self.transferee == PeerId::ZERO {
+        if !due || self.role != Role::Leader {
+            return;
+        }
+        if self.transferee != PeerId::ZERO {
+            self.tell_of(|raft, say| say(Event::JointKept(&raft.tracker.conf, raft.transferee)));
+        } else {
             self.pending_conf_index = self.append_own(EntryKind::ConfChangeV2, 0).index;
             self.broadcast_append();
+            self.tell_of(|raft, say| say(Event::JointLeaving(&raft.tracker.conf)));
         }
     }
 
@@ -662,13 +827,21 @@ impl<S: Storage> Raft<S> {
         if at.index <= self.log.committed {
             return false;
         }
+        // With etcd it must name us.
+        if self.etcd() && !draft.members.iter().any(|(id, _)| *id == self.config.id) {
+            self.tell(Event::SnapshotWithoutUs(at, &draft.conf));
+            return false;
+        }
         if self.log.holds(at) {
+            self.tell(Event::FastForwarded(at));
             self.log.commit_to(at.index);
             return false;
         }
+        self.tell_of(|raft, say| say(Event::RestoreStarts { at, log: raft.log.summary() }));
         self.drop_appends_after(Index::ZERO);
         self.log.restore(at);
-        if self.conf_before_snapshot.is_none() {
+        // With etcd an entry from before the snapshot would change the snapshot's membership.
+        if self.conf_before_snapshot.is_none() && !self.etcd() {
             self.conf_before_snapshot = Some(self.tracker.conf.clone());
         }
         self.install(draft);

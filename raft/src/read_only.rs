@@ -24,9 +24,11 @@ pub(crate) struct ReadOnly {
 
 impl ReadOnly {
     /// Forgets all: those who asked must ask again.
-    pub(crate) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self, keep_deferred: bool) {
         self.waiting.clear();
-        self.deferred.clear();
+        if !keep_deferred {
+            self.deferred.clear();
+        }
         self.confirmed = 0;
     }
 

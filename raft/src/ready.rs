@@ -54,6 +54,26 @@ pub struct SyncTicket {
     pub(crate) snapshot: Option<EntryId>,
 }
 
+impl SyncTicket {
+    /// The term the write was asked for in.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The last entry of the log, if any was not known to be durable; (0, 0) otherwise.
+    #[must_use]
+    pub fn last(&self) -> EntryId {
+        self.last
+    }
+
+    /// The snapshot that the write installs.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<EntryId> {
+        self.snapshot
+    }
+}
+
 /// Messages that hang on a write: acknowledgements and votes, to peers and to ourselves (thesis 3.8).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AfterSync(Vec<Message>);

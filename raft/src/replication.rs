@@ -2,12 +2,13 @@
 
 use crate::config::ReadPolicy;
 use crate::error::{Refused, StepError};
+use crate::event::{Event, TransferEvent};
 use crate::message::Body;
 use crate::progress::{ProgressState, Wanted};
 use crate::raft::{Lost, Raft, Stepped};
 use crate::read_only::ReadRequest;
 use crate::storage::Storage;
-use crate::types::{EntryId, EntryKind, EntryMeta, Index, PeerId, Role};
+use crate::types::{EntryId, EntryKind, EntryMeta, Index, PeerId, Role, Term};
 
 impl<S: Storage> Raft<S> {
     // The leader: appending.
@@ -54,6 +55,8 @@ impl<S: Storage> Raft<S> {
         if last == index && !even_if_empty {
             return false;
         }
+        // etcd counts payloads in flight.
+        let size = if self.etcd() { self.log.payload_size(index, last) } else { size };
         let commit = self.log.committed;
         let to = self.tracker.id(at);
         self.send(to, Body::Append { prev: EntryId { term, index }, last, commit });
@@ -63,15 +66,22 @@ impl<S: Storage> Raft<S> {
 
     /// Tells a peer that it needs a snapshot, unless it seems to be away, or there is none that would help yet.
     fn send_snapshot(&mut self, at: usize) -> bool {
-        let base = self.log.base();
-        let snapshot = self.log.unstable.snapshot.or_else(|| self.log.storage.snapshot());
-        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.index >= base.index) else { return false };
-        let progress = self.tracker.at_mut(at);
-        if !progress.recently_active {
+        let to = self.tracker.id(at);
+        if !self.tracker.at(at).recently_active {
+            self.tell(Event::SnapshotWithheld(to));
             return false;
         }
-        progress.become_snapshot(snapshot.index);
-        let to = self.tracker.id(at);
+        let base = self.log.base();
+        let snapshot = self.log.unstable.snapshot.or_else(|| self.log.storage.snapshot());
+        // etcd sends any snapshot.
+        let helps = |snapshot: &EntryId| snapshot.index >= base.index || self.etcd();
+        let Some(snapshot) = snapshot.filter(helps) else { return false };
+        self.tell_of(|raft, say| {
+            let first = base.index.next();
+            say(Event::SnapshotSent { to, at: snapshot, first, progress: raft.tracker.at(at) });
+        });
+        self.tracker.at_mut(at).become_snapshot(snapshot.index);
+        self.tell_of(|raft, say| say(Event::SnapshotAwaited(to, raft.tracker.at(at))));
         self.send(to, Body::Snapshot { at: snapshot });
         true
     }
@@ -111,6 +121,8 @@ impl<S: Storage> Raft<S> {
             ProgressState::Replicate => progress.inflights.free_to(index),
             // Any snapshot will do from which our log goes on.
             ProgressState::Snapshot if progress.matched >= base => {
+                self.tell_of(|raft, say| say(Event::SnapshotOvertaken(from, raft.tracker.at(at))));
+                let progress = self.tracker.at_mut(at);
                 progress.become_probe();
                 progress.become_replicate();
             }
@@ -124,8 +136,9 @@ impl<S: Storage> Raft<S> {
             self.want(at, Wanted::Append);
         }
         if from != self.config.id {
-            self.want(at, Wanted::Entries);
+            self.want_all(at);
             if from == self.transferee && self.tracker.at(at).matched == self.log.last_index() {
+                self.tell(Event::Transfer(from, TransferEvent::Told));
                 self.send(from, Body::TimeoutNow);
             }
         }
@@ -139,18 +152,24 @@ impl<S: Storage> Raft<S> {
         if hint.term.0 > 0 {
             index = self.log.find_conflict(EntryId { term: hint.term, index }).index;
         }
+        self.tell(Event::Rejected { from, rejected, hint });
+        let etcd = self.etcd();
         let progress = self.tracker.at_mut(at);
         progress.recently_active = true;
-        if hint.index < progress.matched {
+        // etcd takes the message for an old one, for ever.
+        if hint.index < progress.matched && !etcd {
             // Where we match, no term of ours is above that of `prev`, so a log that is whole never points below it:
             // this one has lost entries that it had acknowledged, or the message was overtaken by a later one.
             let lost = Lost { peer: from, acked: progress.matched, last: hint.index };
             progress.lose(index);
             self.losses += 1;
+            self.tell(Event::Lost(lost));
             self.want(at, Wanted::Append);
             return Some(lost);
         }
         if progress.maybe_decrease(rejected, index) {
+            self.tell_of(|raft, say| say(Event::Decreased(from, raft.tracker.at(at))));
+            let progress = self.tracker.at_mut(at);
             if progress.state == ProgressState::Replicate {
                 progress.become_probe();
             }
@@ -209,22 +228,37 @@ impl<S: Storage> Raft<S> {
         if !self.log.holds(prev) {
             let upto = EntryId { term: prev.term, index: prev.index.min(self.log.last_index()) };
             let hint = self.log.find_conflict(upto);
+            self.tell_of(|raft, say| {
+                say(Event::AppendRefused { from, prev, term: raft.log.term(prev.index).unwrap_or_default() });
+            });
             self.send(from, Body::AppendReject { rejected: prev.index, hint });
             return Ok(Stepped::default());
         }
         let last = Index(prev.index.0 + entries.len() as u64);
         let appended = self.first_new(prev.index, entries);
         if let Some(first) = appended {
+            let skip = usize::try_from(first.0 - prev.index.0 - 1).expect("within a list");
             if first <= self.log.last_index() {
                 self.drop_appends_after(first.prev());
+                self.tell_of_conflict(first, entries[skip].term);
             }
-            let skip = usize::try_from(first.0 - prev.index.0 - 1).expect("within a list");
             self.log.append(first, &entries[skip..]);
         }
         self.log.commit_to(commit.min(last));
         // Not our last index: our tail beyond this message may be anything.
         self.send(from, Body::AppendAck { index: last });
         Ok(Stepped { appended, lost: None })
+    }
+
+    fn tell_of_conflict(&mut self, index: Index, theirs: Term) {
+        self.tell_of(|raft, say| {
+            say(Event::Conflict { index, ours: raft.log.term(index).unwrap_or_default(), theirs })
+        });
+        if index <= self.log.unstable.offset {
+            self.tell(Event::TailReplaced { from: index });
+        } else {
+            self.tell(Event::TailCut { from: index });
+        }
     }
 
     /// The first of the entries after `after` that is not in our log.
@@ -262,7 +296,9 @@ impl<S: Storage> Raft<S> {
         if commit > hint.index {
             self.send(from, Body::AppendReject { rejected: commit, hint });
             self.losses += 1;
-            return Some(Lost { peer: self.config.id, acked: commit, last: hint.index });
+            let lost = Lost { peer: self.config.id, acked: commit, last: hint.index };
+            self.tell(Event::Lost(lost));
+            return Some(lost);
         }
         self.log.commit_to(commit);
         None
@@ -287,7 +323,9 @@ impl<S: Storage> Raft<S> {
             return Err(Refused::TooManyReads { limit: self.config.read_count_max });
         }
         // Before its first commit a leader does not know what is committed (thesis 6.4); a lone voter neither.
-        if self.log.term(self.log.committed) != Ok(self.term) {
+        // (With etcd a lone voter answers at once.)
+        let alone = self.etcd() && self.tracker.is_alone(self.config.id);
+        if self.log.term(self.log.committed) != Ok(self.term) && !alone {
             self.reads.defer(request);
         } else {
             self.take_confirmable_read(request);
@@ -297,8 +335,9 @@ impl<S: Storage> Raft<S> {
 
     fn take_confirmable_read(&mut self, request: ReadRequest) {
         let index = self.log.committed;
-        // Whoever is told to take over does not wait for the lease.
-        let leased = self.config.read_policy == ReadPolicy::Lease && self.transferee == PeerId::ZERO;
+        // Whoever is told to take over does not wait for the lease. (etcd trusts it all the same.)
+        let kept = self.transferee == PeerId::ZERO || self.etcd();
+        let leased = self.config.read_policy == ReadPolicy::Lease && kept;
         if leased || self.tracker.is_alone(self.config.id) {
             self.answer_read(request, index);
             return;

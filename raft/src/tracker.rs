@@ -8,7 +8,7 @@ use crate::types::{ConfState, Index, PeerId};
 
 /// A membership with a [`Progress`] for everybody in it, ourselves included.
 #[derive(Debug)]
-pub(crate) struct Tracker {
+pub struct Tracker {
     pub(crate) conf: ConfState,
     /// Sorted by id.
     peers: Vec<(PeerId, Progress)>,
@@ -18,13 +18,14 @@ pub(crate) struct Tracker {
 
 impl Tracker {
     /// Nobody.
-    pub(crate) fn new(inflight_count_max: usize, inflight_size_max: u64) -> Tracker {
+    #[must_use]
+    pub fn new(inflight_count_max: usize, inflight_size_max: u64) -> Tracker {
         Tracker { conf: ConfState::default(), peers: Vec::new(), inflight_count_max, inflight_size_max }
     }
 
     /// Takes a changed membership; `last` is our last index. New members count as active, so that the next check of
     /// the quorum gives them time.
-    pub(crate) fn install(&mut self, draft: Draft, last: Index) {
+    pub fn install(&mut self, draft: Draft, last: Index) {
         let mut before = std::mem::take(&mut self.peers).into_iter().peekable();
         for (id, new) in draft.members {
             while before.next_if(|(other, _)| *other < id).is_some() {}
@@ -39,6 +40,12 @@ impl Tracker {
             self.peers.push((id, progress));
         }
         self.conf = draft.conf;
+    }
+
+    /// The membership.
+    #[must_use]
+    pub fn conf(&self) -> &ConfState {
+        &self.conf
     }
 
     /// Members of any kind.
@@ -71,7 +78,8 @@ impl Tracker {
         self.find(id).map(|at| self.at_mut(at))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerId, &Progress)> {
+    /// Everybody, by ascending id.
+    pub fn iter(&self) -> impl Iterator<Item = (PeerId, &Progress)> {
         self.peers.iter().map(|(id, progress)| (*id, progress))
     }
 
@@ -106,6 +114,15 @@ impl Tracker {
     /// How the election stands.
     pub(crate) fn votes(&self) -> VoteResult {
         quorum::joint_vote(&self.conf, |id| self.get(id).and_then(|progress| progress.vote))
+    }
+
+    /// Members that granted and that refused in the election that runs, those without a vote left out.
+    pub(crate) fn count_votes(&self) -> (usize, usize) {
+        let count = |answer| {
+            let answered = |(_, one): &&(PeerId, Progress)| !one.learner && one.vote == Some(answer);
+            self.peers.iter().filter(answered).count()
+        };
+        (count(true), count(false))
     }
 
     /// Whether a quorum was heard of lately; `own` always was.

@@ -114,6 +114,16 @@ impl EntryMeta {
     pub fn encoded_size(self) -> u64 {
         crate::record::encoded_len(self.size as usize) as u64
     }
+
+    /// Bytes of its encoding by etcd, at `index`: protobuf, with tags of one byte and no empty fields.
+    #[must_use]
+    pub fn etcd_encoded_size(self, index: Index) -> u64 {
+        let varint = |number: u64| u64::from((number | 1).ilog2() / 7 + 1);
+        let kind = if self.kind == EntryKind::Normal { 0 } else { 2 };
+        let size = u64::from(self.size);
+        let data = if size == 0 { 0 } else { 1 + varint(size) + size };
+        kind + 1 + varint(self.term.0) + 1 + varint(index.0) + data
+    }
 }
 
 /// What a node must never forget (thesis figure 3.1); `commit` may be stale after a restart.

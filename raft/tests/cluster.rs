@@ -6,8 +6,8 @@ mod support;
 use std::collections::HashMap;
 
 use ringraft_raft::{
-    ConfChange, ConfChangeOp, Config, EntryKind, EntryMeta, Index, PeerId, Progress, ProgressState, Proposed, ReadId,
-    ReadPolicy, Role, Storage, Term, Transition,
+    Compat, ConfChange, ConfChangeOp, Config, EntryKind, EntryMeta, Index, PeerId, Progress, ProgressState, Proposed,
+    ReadId, ReadPolicy, Role, Storage, Term, Transition,
 };
 use support::Dice;
 use support::node::{Disk, Image, Node, Packet, Payload, voters};
@@ -42,13 +42,19 @@ enum Spice {
     ConfChanges,
     /// Disks lose their tail, or all.
     Losses,
+    /// Everybody plays by etcd's rules.
+    Etcd,
 }
 
 impl Cluster {
-    fn new(seed: u64, count: u64) -> Cluster {
+    fn new(seed: u64, count: u64, spice: Spice) -> Cluster {
         let mut dice = Dice(seed);
         let conf = voters(count);
         let (pre_vote, check_quorum) = (!dice.one_in(3), !dice.one_in(3));
+        let compat = match spice {
+            Spice::Etcd => Compat::Etcd { async_storage_writes: true },
+            _ => Compat::Off,
+        };
         let nodes: Vec<Node> = (1..=count)
             .map(|id| {
                 let config = Config {
@@ -61,6 +67,7 @@ impl Cluster {
                     pre_vote,
                     check_quorum,
                     read_policy: ReadPolicy::Quorum,
+                    compat,
                     ..Config::new(PeerId(id))
                 };
                 let mut disk = Disk::default();
@@ -121,7 +128,15 @@ impl Cluster {
             195 if spice == Spice::Losses => self.lose(at),
             _ => self.take_ready(at),
         }
+        self.take_early(at);
         self.check();
+    }
+
+    /// With etcd's rules messages are queued as they are asked for, and are taken before anything else happens.
+    fn take_early(&mut self, at: usize) {
+        if self.nodes[at].raft.config().compat != Compat::Off {
+            self.nodes[at].take_messages(&mut self.network);
+        }
     }
 
     /// A disk loses durable entries. No more than raft can bear: everything that the node has ever vouched for is
@@ -204,9 +219,11 @@ impl Cluster {
                 assert!(harmless, "{error}");
             }
         }
+        self.take_early(at);
         if packet.snapshot.is_some() {
             let sender = place(from);
             self.nodes[sender].raft.report_snapshot(to, !lost);
+            self.take_early(sender);
         }
     }
 
@@ -324,6 +341,7 @@ impl Cluster {
                     self.take_ready(at);
                     self.nodes[at].finish_write(&mut self.network);
                     self.finish_apply(at);
+                    self.take_early(at);
                 }
             }
             for packet in std::mem::take(&mut self.network) {
@@ -391,7 +409,7 @@ fn place(id: PeerId) -> usize {
 }
 
 fn run(seed: u64, count: u64, steps: usize, spice: Spice) -> [usize; 4] {
-    let mut cluster = Cluster::new(seed, count);
+    let mut cluster = Cluster::new(seed, count, spice);
     for _ in 0..steps {
         cluster.chaos(spice);
     }
@@ -418,7 +436,7 @@ fn fuzz(seeds: std::ops::Range<u64>, count: u64, spice: Spice) {
 
 #[test]
 fn first_election_and_commit() {
-    let mut cluster = Cluster::new(1, 3);
+    let mut cluster = Cluster::new(1, 3, Spice::Nothing);
     cluster.nodes[0].raft.campaign();
     cluster.calm_turn();
     assert_eq!(cluster.nodes[0].raft.role(), Role::Leader);
@@ -460,4 +478,9 @@ fn three_nodes_losing_tails() {
 #[test]
 fn five_nodes_losing_tails() {
     fuzz(4000..4150, 5, Spice::Losses);
+}
+
+#[test]
+fn five_nodes_with_the_rules_of_etcd() {
+    fuzz(5000..5150, 5, Spice::Etcd);
 }

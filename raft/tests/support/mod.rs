@@ -1,6 +1,7 @@
 //! What the tests of this crate share: a log in memory, a shell around one member, and the script format.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part")]
 
+pub mod etcd;
 pub mod log;
 pub mod node;
 pub mod script;

@@ -172,6 +172,14 @@ impl Node {
         Packet { message, entries, snapshot }
     }
 
+    /// Takes the messages that are queued, while what they name is as it was.
+    pub fn take_messages(&mut self, out: &mut Vec<Packet>) {
+        self.fill();
+        let mut messages = Vec::new();
+        self.raft.take_messages(&mut messages);
+        out.extend(messages.into_iter().map(|message| self.pack(message)));
+    }
+
     /// Takes a Ready: messages out, the write and the entries to apply into their queues. Returns what it took, for
     /// showing.
     pub fn take_ready(&mut self, out: &mut Vec<Packet>) -> Ready {

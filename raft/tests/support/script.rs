@@ -103,9 +103,17 @@ fn split_commas(text: &str) -> Vec<String> {
 }
 
 /// Runs a script: `handle` gets each directive and says what comes of it. Panics at the first difference.
-pub fn run(path: &Path, mut handle: impl FnMut(&Directive) -> String) {
+pub fn run(path: &Path, handle: impl FnMut(&Directive) -> String) {
+    if let Err(difference) = check(path, handle) {
+        panic!("{difference}");
+    }
+}
+
+/// As [`run`], but tells the first difference. Only scripts of this crate are ever rewritten.
+pub fn check(path: &Path, mut handle: impl FnMut(&Directive) -> String) -> Result<(), String> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let rewrite = std::env::var_os("RINGRAFT_REWRITE").is_some();
+    let own = path.starts_with(env!("CARGO_MANIFEST_DIR"));
+    let rewrite = own && std::env::var_os("RINGRAFT_REWRITE").is_some();
     let mut rewritten = String::new();
     let mut lines = text.lines().enumerate().peekable();
     while let Some((at, line)) = lines.next() {
@@ -147,12 +155,10 @@ pub fn run(path: &Path, mut handle: impl FnMut(&Directive) -> String) {
         if !found.is_empty() && !found.ends_with('\n') {
             found.push('\n');
         }
-        assert!(
-            rewrite || found == expected,
-            "{}:{}: {head}\n--- expected\n{expected}--- found\n{found}",
-            path.display(),
-            at + 1
-        );
+        if !rewrite && found != expected {
+            let place = format!("{}:{}", path.display(), at + 1);
+            return Err(format!("{place}: {head}\n(- expected, + found)\n{}", diff(&expected, &found)));
+        }
         let blank = found.lines().any(|line| line.trim().is_empty());
         let (open, close) = if blank { ("----\n", "----\n----\n") } else { ("", "") };
         writeln!(rewritten, "{open}{found}{close}").unwrap();
@@ -160,4 +166,34 @@ pub fn run(path: &Path, mut handle: impl FnMut(&Directive) -> String) {
     if rewrite {
         std::fs::write(path, rewritten.trim_end().to_string() + "\n").unwrap();
     }
+    Ok(())
+}
+
+/// What differs, line by line: the longest common subsequence stays, the rest is marked.
+fn diff(expected: &str, found: &str) -> String {
+    let (old, new): (Vec<_>, Vec<_>) = (expected.lines().collect(), found.lines().collect());
+    let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            common[i][j] = match old[i] == new[j] {
+                true => common[i + 1][j + 1] + 1,
+                false => common[i + 1][j].max(common[i][j + 1]),
+            };
+        }
+    }
+    let (mut i, mut j, mut text) = (0, 0, String::new());
+    while i < old.len() || j < new.len() {
+        let (mark, line) = if i < old.len() && j < new.len() && old[i] == new[j] {
+            (i, j) = (i + 1, j + 1);
+            (' ', old[i - 1])
+        } else if j == new.len() || i < old.len() && common[i + 1][j] >= common[i][j + 1] {
+            i += 1;
+            ('-', old[i - 1])
+        } else {
+            j += 1;
+            ('+', new[j - 1])
+        };
+        writeln!(text, "{mark} {line}").unwrap();
+    }
+    text
 }
