@@ -57,12 +57,9 @@ impl<S: Storage> RaftLog<S> {
     }
 
     /// What an entry counts against limits in bytes: limits are met at the same entry as etcd's only by its own sizes.
-    #[inline]
-    fn size_of(&self, index: Index, meta: EntryMeta) -> u64 {
-        match self.compat {
-            Compat::Off => meta.encoded_size(),
-            Compat::Etcd { .. } => meta.etcd_encoded_size(index),
-        }
+    fn sizes(&self) -> impl Fn(Index, EntryMeta) -> u64 + use<S> {
+        let etcd = self.compat != Compat::Off;
+        move |index, meta| if etcd { meta.etcd_encoded_size(index) } else { meta.encoded_size() }
     }
 
     /// The position before the first entry.
@@ -112,7 +109,7 @@ impl<S: Storage> RaftLog<S> {
     /// and its size.
     pub(crate) fn limit(&self, after: Index, size_max: u64) -> Result<(Index, u64), StorageError> {
         let (mut end, mut size) = (after, 0);
-        let stable_last = self.unstable.offset.prev();
+        let (stable_last, size_of) = (self.unstable.offset.prev(), self.sizes());
         if after < stable_last {
             self.stable(after)?;
             end = self.storage.limit(after, stable_last, size_max)?;
@@ -122,7 +119,7 @@ impl<S: Storage> RaftLog<S> {
             }
         }
         while let Some(meta) = self.unstable.meta(end.next()) {
-            let more = self.size_of(end.next(), meta);
+            let more = size_of(end.next(), meta);
             if end > after && size.saturating_add(more) > size_max {
                 break;
             }
@@ -206,12 +203,12 @@ impl<S: Storage> RaftLog<S> {
         }
         let budget = self.apply_size_max.saturating_sub(self.handed_out_size);
         let mut lot = HandedOut { last: before, size: 0, payload: 0 };
+        let (unstable_from, size_of) = (self.unstable.offset, self.sizes());
         while lot.last < upto {
             let index = lot.last.next();
-            let durable = index < self.unstable.offset;
-            let meta = if durable { self.storage.meta(index) } else { self.meta(index) };
+            let meta = if index < unstable_from { self.storage.meta(index) } else { self.meta(index) };
             let meta = meta.expect("entries stay in the log until applied");
-            let more = self.size_of(index, meta);
+            let more = size_of(index, meta);
             if lot.last > before && lot.size + more > budget {
                 break;
             }

@@ -387,7 +387,7 @@ impl<S: Storage> Raft<S> {
         if !matches!(message.body, Body::Snapshot { .. }) {
             return Err(StepError::Malformed { from, what: "not a snapshot" });
         }
-        if at.index.0 > NUMBER_MAX || at.term > message.term {
+        if at.index.0 > NUMBER_MAX || at.term > message.term && message.term != Term::ZERO {
             return Err(StepError::Malformed { from, what: "a snapshot from the future" });
         }
         let draft = Draft::restore(conf).map_err(|error| StepError::BadMembership { from, error })?;
@@ -568,9 +568,8 @@ impl<S: Storage> Raft<S> {
         if message.term.0 > NUMBER_MAX {
             return Err(StepError::Malformed { from, what: "term out of bounds" });
         }
-        // With etcd term 0 marks what needs no gate, and a leader that was never elected may send a snapshot.
-        let unmarked = self.etcd() && matches!(message.body, Body::Snapshot { .. });
-        if (message.term == Term::ZERO) != matches!(message.body, Body::ReadIndex { .. }) && !unmarked {
+        // With etcd term 0 marks what needs no gate; a member that was never elected may send a snapshot so.
+        if (message.term == Term::ZERO) != matches!(message.body, Body::ReadIndex { .. }) && !self.etcd() {
             return Err(StepError::Malformed { from, what: "term missing, or where none belongs" });
         }
         Ok(())
