@@ -263,7 +263,8 @@ impl<S: Storage> RaftLog<S> {
 
     /// The snapshot's write is durable: the state machine continues from there.
     pub(crate) fn stable_snapshot_to(&mut self, at: EntryId) {
-        if self.unstable.stable_snapshot_to(at) {
+        // With etcd a snapshot counts as applied though another has taken its place.
+        if self.unstable.stable_snapshot_to(at) || self.compat != Compat::Off {
             self.applying = self.applying.max(at.index);
             self.applied = self.applied.max(at.index);
             // etcd's shell reports what it applied before, too.
