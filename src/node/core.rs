@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use ringraft_engine::GroupLog;
-use ringraft_engine::snapshot::SnapshotName;
 use ringraft_io::{Completion, Io, ShardNo, StreamId, Time};
 use ringraft_raft::Storage as _;
 use ringraft_raft::record::{self, GroupSeed, Record, Records};
@@ -34,8 +33,8 @@ pub(crate) struct Group<M> {
     pub(crate) raft: Raft<GroupLog>,
     pub(crate) machine: M,
     pub(crate) reads: Reads,
-    /// A received snapshot whose mark in the log is being written.
-    pub(crate) installing: Option<(EntryId, Bytes)>,
+    /// A received snapshot whose mark in the log is being written, and the state it holds.
+    pub(crate) installing: Option<(EntryId, M)>,
     touched: bool,
 }
 
@@ -61,6 +60,8 @@ pub(crate) struct Core<M> {
     pub(crate) ticked: bool,
     /// Frames from peers that the core refused, by whatever reason.
     pub(crate) refused_messages: u64,
+    /// Makes the empty state of a group.
+    make: Box<dyn FnMut(GroupId) -> M>,
     board: Arc<Board>,
     arena: Arena,
     open_run: Option<OpenRun>,
@@ -88,7 +89,14 @@ const UNREAD: &str = "too many answers wait to be read; read them and try again"
 pub(super) const ENVELOPE: usize = 16;
 
 impl<M: StateMachine> Core<M> {
-    pub(crate) fn new(config: Arc<NodeConfig>, shard: ShardNo, post: Post, board: Arc<Board>, now: Time) -> Core<M> {
+    pub(crate) fn new(
+        config: Arc<NodeConfig>,
+        shard: ShardNo,
+        post: Post,
+        board: Arc<Board>,
+        now: Time,
+        make: Box<dyn FnMut(GroupId) -> M>,
+    ) -> Core<M> {
         let chunk_size = 1 << 20;
         let retired_max = config.cache_size_max / chunk_size + 64;
         // Unique to this shard in this run of the process: an entry proposed before a restart finds no waiter.
@@ -107,6 +115,7 @@ impl<M: StateMachine> Core<M> {
             forwards: Vec::new(),
             ticked: false,
             refused_messages: 0,
+            make,
             board,
             arena: Arena::new(chunk_size, retired_max),
             open_run: None,
@@ -117,6 +126,11 @@ impl<M: StateMachine> Core<M> {
             expired: Vec::new(),
             answer: BytesMut::new(),
         }
+    }
+
+    /// The empty state of a group.
+    pub(crate) fn new_machine(&mut self, group: GroupId) -> M {
+        (self.make)(group)
     }
 
     pub(crate) fn add_group(&mut self, group: Group<M>) {
@@ -204,7 +218,7 @@ impl<M: StateMachine> Core<M> {
     }
 
     /// A snapshot has come for a group of ours, whole and verified; whether it replaces the log.
-    pub(crate) fn install(&mut self, head: &SnapshotHead, from: PeerId, conf: &ConfState, file: Bytes) -> bool {
+    pub(crate) fn install(&mut self, head: &SnapshotHead, from: PeerId, conf: &ConfState, machine: M) -> bool {
         let Some(slot) = self.slots.get(&head.group).copied() else { return false };
         self.seal_run();
         let message = Message { from, to: self.config.node, term: head.term, body: Body::Snapshot { at: head.at } };
@@ -219,7 +233,7 @@ impl<M: StateMachine> Core<M> {
         if installed {
             let group = &mut self.groups[slot];
             group.raft.storage_mut().set_snapshot(head.at, conf.clone());
-            group.installing = Some((head.at, file));
+            group.installing = Some((head.at, machine));
         }
         self.touch(slot);
         installed
@@ -244,20 +258,13 @@ impl<M: StateMachine> Core<M> {
     }
 
     /// A write of this group is durable, and with it the mark of `snapshot`, if it had one.
-    pub(crate) fn synced(
-        &mut self,
-        slot: usize,
-        ticket: SyncTicket,
-        snapshot: Option<EntryId>,
-    ) -> Result<(), NodeError> {
+    pub(crate) fn synced(&mut self, slot: usize, ticket: SyncTicket, snapshot: Option<EntryId>) {
         let group = &mut self.groups[slot];
-        if let Some((id, file)) = group.installing.take_if(|(id, _)| Some(*id) == snapshot) {
-            let name = SnapshotName { group: group.id, id };
-            super::snapshots::restore(&mut group.machine, self.config.cluster, name, &file)?;
+        if let Some((_, machine)) = group.installing.take_if(|(id, _)| Some(*id) == snapshot) {
+            group.machine = machine;
         }
         group.raft.synced(ticket);
         self.touch(slot);
-        Ok(())
     }
 
     // ---- proposals ----

@@ -31,7 +31,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         shard: ShardNo,
         post: Post,
         board: Arc<Board>,
-        mut machine: impl FnMut(GroupId) -> M,
+        machine: impl FnMut(GroupId) -> M + 'static,
     ) -> Result<Shard<I, M>, NodeError> {
         // Whose directory it is comes first: another node's is not even locked.
         let is_new = !check_identity(&mut io, &config, shard)?;
@@ -43,14 +43,14 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
 
         let mut snapshots = Snapshots::new(config.clone(), shard);
         let (mut files, mut useless) = snapshot_files(&mut io, &config, shard)?;
-        let mut core = Core::new(config.clone(), shard, post, board, io.now());
+        let mut core = Core::new(config.clone(), shard, post, board, io.now(), Box::new(machine));
         let members = ConfState { voters: config.members.keys().copied().collect(), ..ConfState::default() };
         for id in config.groups_of(shard) {
             let mut log = match logs.remove(&id) {
                 Some(log) => log,
                 None => engine.create(id, members.clone())?,
             };
-            let mut machine = machine(id);
+            let mut machine = core.new_machine(id);
             let applied = restore(
                 &mut io,
                 config.cluster,
@@ -128,7 +128,7 @@ fn restore<I: Io, M: StateMachine>(
     log: &mut GroupLog,
     machine: &mut M,
     files: Option<Vec<(EntryId, PathBuf, u64)>>,
-    snapshots: &mut Snapshots,
+    snapshots: &mut Snapshots<M>,
     useless: &mut Vec<PathBuf>,
 ) -> Result<Index, NodeError> {
     let group = log.group();

@@ -25,7 +25,7 @@ pub struct Shard<I: Io, M: StateMachine> {
     pub(crate) core: Core<M>,
     pub(crate) engine: Engine,
     pub(crate) transport: Transport,
-    pub(crate) snapshots: Snapshots,
+    pub(crate) snapshots: Snapshots<M>,
     held: Held,
     next_tick: Time,
     // Reused from turn to turn.
@@ -56,7 +56,7 @@ impl Held {
 }
 
 impl<I: Io, M: StateMachine> Shard<I, M> {
-    pub(crate) fn new(io: I, core: Core<M>, engine: Engine, transport: Transport, snapshots: Snapshots) -> Self {
+    pub(crate) fn new(io: I, core: Core<M>, engine: Engine, transport: Transport, snapshots: Snapshots<M>) -> Self {
         let next_tick = io.now() + core.config.tick;
         Shard {
             io,
@@ -178,7 +178,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         }
         while self.held.tickets.front().is_some_and(|(no, ..)| *no <= batch) {
             let (_, slot, ticket, snapshot) = self.held.tickets.pop_front().expect("it is there");
-            self.core.synced(slot, ticket, snapshot)?;
+            self.core.synced(slot, ticket, snapshot);
         }
         Ok(())
     }

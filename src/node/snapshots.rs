@@ -26,7 +26,7 @@ use super::shard::tokens;
 use crate::machine::StateMachine;
 
 /// The snapshot work of one shard.
-pub(crate) struct Snapshots {
+pub(crate) struct Snapshots<M> {
     config: Arc<NodeConfig>,
     shard: ShardNo,
     dir: PathBuf,
@@ -36,7 +36,7 @@ pub(crate) struct Snapshots {
     /// Logs to compact, by slot, and up to where.
     compactions: Vec<(usize, Index)>,
     sending: BTreeMap<Token, Sending>,
-    receiving: BTreeMap<Token, Receiving>,
+    receiving: BTreeMap<Token, Receiving<M>>,
     /// The committed files of each group, newest last.
     files: BTreeMap<GroupId, Vec<(EntryId, u64)>>,
     next_token: u64,
@@ -77,11 +77,18 @@ struct Sending {
 }
 
 /// A file that came in: first read and verified, then given its name, then installed.
-struct Receiving {
+struct Receiving<M> {
     from: PeerId,
     head: SnapshotHead,
     path: PathBuf,
-    content: Option<(Bytes, ConfState)>,
+    prepared: Option<Prepared<M>>,
+}
+
+/// The state that a received file holds, made before anything of ours is given up for it.
+struct Prepared<M> {
+    machine: M,
+    conf: ConfState,
+    file_size: u64,
 }
 
 /// How long a snapshot may go without progress on its way to a peer.
@@ -99,8 +106,8 @@ const SENDING_MAX: usize = 4;
 /// Committed files kept per group: the newest, and one before it that may still be on its way to a peer.
 const FILES_KEPT: usize = 2;
 
-impl Snapshots {
-    pub(crate) fn new(config: Arc<NodeConfig>, shard: ShardNo) -> Snapshots {
+impl<M: StateMachine> Snapshots<M> {
+    pub(crate) fn new(config: Arc<NodeConfig>, shard: ShardNo) -> Snapshots<M> {
         let dir = config.snapshot_dir(shard);
         Snapshots {
             config,
@@ -146,7 +153,7 @@ impl Snapshots {
     // ---- taking ----
 
     /// Once per turn: starts and continues the snapshot being taken.
-    pub(crate) fn drive<I: Io, M: StateMachine>(
+    pub(crate) fn drive<I: Io>(
         &mut self,
         io: &mut I,
         core: &mut Core<M>,
@@ -168,7 +175,7 @@ impl Snapshots {
     }
 
     /// Finds the groups that need a snapshot, unless some are known already.
-    fn look<M: StateMachine>(&mut self, core: &mut Core<M>, engine: &Engine) {
+    fn look(&mut self, core: &mut Core<M>, engine: &Engine) {
         if !self.wanted.is_empty() || !self.compactions.is_empty() {
             return;
         }
@@ -187,7 +194,7 @@ impl Snapshots {
     }
 
     /// Begins the next snapshot that is wanted.
-    fn choose<M: StateMachine>(&mut self, core: &mut Core<M>) {
+    fn choose(&mut self, core: &mut Core<M>) {
         while let Some(slot) = self.wanted.pop_front() {
             let group = &mut core.groups[slot];
             let applied = group.raft.applied_index();
@@ -208,7 +215,7 @@ impl Snapshots {
         }
     }
 
-    fn next_piece<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &mut Core<M>) {
+    fn next_piece<I: Io>(&mut self, io: &mut I, core: &mut Core<M>) {
         let taking = self.taking.as_mut().expect("checked by the caller");
         let (bytes, next) = match &taking.stage {
             Stage::Header(header) => (header.clone(), Stage::Chunks),
@@ -234,7 +241,7 @@ impl Snapshots {
     }
 
     /// A job of the snapshots has ended. Whether a snapshot is being installed by it.
-    pub(crate) fn job_done<I: Io, M: StateMachine>(
+    pub(crate) fn job_done<I: Io>(
         &mut self,
         io: &mut I,
         core: &mut Core<M>,
@@ -267,7 +274,7 @@ impl Snapshots {
     }
 
     /// A snapshot stands under its name: the log behind it may go.
-    fn taken<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &mut Core<M>, engine: &Engine, taking: &Taking) {
+    fn taken<I: Io>(&mut self, io: &mut I, core: &mut Core<M>, engine: &Engine, taking: &Taking) {
         let group = &mut core.groups[taking.slot];
         let conf = group.raft.conf_state().clone();
         let id = group.id;
@@ -280,7 +287,7 @@ impl Snapshots {
     }
 
     /// Compacts the logs behind new snapshots. A log that is being written to waits for a later turn.
-    fn compact<M: StateMachine>(&mut self, core: &mut Core<M>, engine: &mut Engine) -> Result<(), NodeError> {
+    fn compact(&mut self, core: &mut Core<M>, engine: &mut Engine) -> Result<(), NodeError> {
         for (slot, upto) in std::mem::take(&mut self.compactions) {
             let group = &mut core.groups[slot];
             let log = group.raft.storage_mut();
@@ -297,7 +304,7 @@ impl Snapshots {
     }
 
     /// The state of a group is about to be replaced: a snapshot of it that is being taken is of no use.
-    fn cancel<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &mut Core<M>, group: GroupId) {
+    fn cancel<I: Io>(&mut self, io: &mut I, core: &mut Core<M>, group: GroupId) {
         if let Some(taking) = self.taking.take_if(|taking| taking.name.group == group) {
             core.groups[taking.slot].machine.snapshot_cancel();
             // Jobs run in order: the removals come after the piece being written, or the commit.
@@ -311,7 +318,7 @@ impl Snapshots {
 
     /// Removes a group's older files. Not while a snapshot is being installed: until its mark is durable, the log needs
     /// the one before it.
-    fn remove_old<I: Io, M: StateMachine>(&mut self, io: &mut I, core: &Core<M>, group: GroupId) {
+    fn remove_old<I: Io>(&mut self, io: &mut I, core: &Core<M>, group: GroupId) {
         if core.is_installing(group) {
             return;
         }
@@ -338,7 +345,7 @@ impl Snapshots {
     // ---- sending ----
 
     /// The core wants a follower to have a snapshot.
-    pub(crate) fn send<I: Io, M: StateMachine>(
+    pub(crate) fn send<I: Io>(
         &mut self,
         io: &mut I,
         core: &mut Core<M>,
@@ -367,7 +374,7 @@ impl Snapshots {
 
     /// A snapshot has reached its peer, or not. That it was received is not reported as success: the core hears of that
     /// by the peer's acknowledgement, once it is installed, and would else probe a peer that is still busy with it.
-    pub(crate) fn sent<M: StateMachine>(&mut self, core: &mut Core<M>, token: Token, result: &Result<(), DialError>) {
+    pub(crate) fn sent(&mut self, core: &mut Core<M>, token: Token, result: &Result<(), DialError>) {
         let Some(sending) = self.sending.get_mut(&token) else { return };
         match result {
             Ok(()) => sending.install_by = Some(core.now + INSTALL_TIMEOUT),
@@ -380,7 +387,7 @@ impl Snapshots {
     }
 
     /// Forgets peers that have installed their snapshots, and gives up on those that do not.
-    fn watch_installs<M: StateMachine>(&mut self, core: &mut Core<M>) {
+    fn watch_installs(&mut self, core: &mut Core<M>) {
         self.sending.retain(|_, sending| {
             let Some(install_by) = sending.install_by else { return true };
             let progress = core.groups[sending.slot].raft.progress(sending.peer);
@@ -405,45 +412,44 @@ impl Snapshots {
                 if shard == self.shard && self.receiving.values().all(|other| other.head.group != head.group) =>
             {
                 let token = self.job(io, Job::Load { path: path.clone() });
-                self.receiving.insert(token, Receiving { from, head, path, content: None });
+                self.receiving.insert(token, Receiving { from, head, path, prepared: None });
             }
             _ => self.remove(io, path),
         }
     }
 
-    fn receive_step<I: Io, M: StateMachine>(
+    fn receive_step<I: Io>(
         &mut self,
         io: &mut I,
         core: &mut Core<M>,
-        mut receiving: Receiving,
+        mut receiving: Receiving<M>,
         result: io::Result<JobOutput>,
     ) {
         let SnapshotHead { group, at, .. } = receiving.head;
         let refuse = |what: &str| eprintln!("group {group}: snapshot from node {} refused: {what}", receiving.from);
-        match (result, receiving.content.take()) {
-            (Ok(JobOutput::Loaded(content)), None) => match SnapshotReader::new(content.clone(), self.config.cluster) {
-                Ok(reader) if reader.name() == (SnapshotName { group, id: at }) => {
-                    receiving.content = Some((content, reader.conf().clone()));
-                    let token = self.job(io, Job::Commit { from: receiving.path.clone(), to: self.path(group, at) });
-                    self.receiving.insert(token, receiving);
+        match (result, receiving.prepared.take()) {
+            (Ok(JobOutput::Loaded(file)), None) => {
+                let mut machine = core.new_machine(group);
+                match restore(&mut machine, self.config.cluster, SnapshotName { group, id: at }, &file) {
+                    Ok(conf) => {
+                        receiving.prepared = Some(Prepared { machine, conf, file_size: file.len() as u64 });
+                        let to = self.path(group, at);
+                        let token = self.job(io, Job::Commit { from: receiving.path.clone(), to });
+                        self.receiving.insert(token, receiving);
+                    }
+                    Err(error) => {
+                        refuse(&error.to_string());
+                        self.remove(io, receiving.path);
+                    }
                 }
-                Ok(_) => {
-                    refuse("it is of another group or entry than announced");
-                    self.remove(io, receiving.path);
-                }
-                Err(error) => {
-                    refuse(&error.to_string());
-                    self.remove(io, receiving.path);
-                }
-            },
-            (Ok(_), Some((content, conf))) => {
-                let size = content.len() as u64;
-                if core.install(&receiving.head, receiving.from, &conf, content) {
+            }
+            (Ok(_), Some(Prepared { machine, conf, file_size })) => {
+                if core.install(&receiving.head, receiving.from, &conf, machine) {
                     self.cancel(io, core, group);
-                    self.add_file(group, at, size);
+                    self.add_file(group, at, file_size);
                 } else if core.holds(group, at) {
                     // Not newer than what is here; the file is as good as one of our own.
-                    self.add_file(group, at, size);
+                    self.add_file(group, at, file_size);
                     self.remove_old(io, core, group);
                 } else {
                     let path = self.path(group, at);
