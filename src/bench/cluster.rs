@@ -100,7 +100,7 @@ impl Cluster {
         self.config.dir.join(format!("node-{node}"))
     }
 
-    /// Kills a node as a power failure would: at once.
+    /// Kills a node at once (`kill -9`). What the kernel holds for it is not lost, unlike in a power failure.
     pub fn kill(&mut self, node: u64) {
         if let Some(mut child) = self.node(node).child.take() {
             let _ = child.kill();

@@ -171,6 +171,8 @@ impl<I: Io> Load<I> {
             self.clients[client].key = self.keys.per_client();
             self.next_request(client);
         }
+        // The first requests must not wait for the end of the next turn.
+        self.flush();
         tally
     }
 

@@ -73,6 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (run_dir, cluster);
     let endpoints = if arguments.endpoints.is_empty() {
         run_dir = RunDir::create(&std::env::current_dir()?, &format!("ringraft-bench-{}", std::process::id()))?;
+        super::dev::end_with_signal(run_dir.path().to_owned())?;
         cluster = Cluster::start(ClusterConfig {
             program: std::env::current_exe()?,
             dir: run_dir.path().to_owned(),
@@ -81,7 +82,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             groups: arguments.groups,
             flags: Vec::new(),
         })?;
-        super::dev::end_with_signal(run_dir.path().to_owned())?;
         cluster.endpoints()
     } else {
         arguments.endpoints.clone()

@@ -40,7 +40,10 @@ pub enum NodeError {
         entry: EntryId,
     },
     /// A snapshot that is needed is damaged or missing.
-    #[error("group {group}: {what}; remove the whole data directory to take everything from the other nodes")]
+    #[error(
+        "group {group}: {what}; if all other nodes are up and have caught up, start this one with an empty directory to \
+         take everything from them"
+    )]
     Snapshot {
         /// The group.
         group: GroupId,
