@@ -229,8 +229,8 @@ impl Engine {
         self.failed.is_none() && self.room_for_votes().is_ok()
     }
 
-    /// Whether an [`append`](Engine::append) of what is staged in `log`, and of `more` bytes of records that are still to
-    /// be staged, would be taken now.
+    /// Whether an [`append`](Engine::append) of what is staged in `log`, and of `more` bytes of records that are still
+    /// to be staged, would be taken now.
     #[must_use]
     pub fn has_room_for(&self, log: &GroupLog, more: usize) -> bool {
         let staged = more + log.staged.iter().map(|(_, run)| run.len()).sum::<usize>();

@@ -3,5 +3,7 @@
 mod basic;
 mod crash;
 mod damage;
+mod golden;
+mod reader;
 mod rig;
 mod world;

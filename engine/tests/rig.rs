@@ -8,6 +8,7 @@ use ringraft_io::Io;
 use ringraft_raft::record::{GroupSeed, Records, encode};
 use ringraft_raft::{ConfState, EntryId, EntryKind, GroupId, HardState, Index, PeerId, Storage, Term};
 
+use crate::reader;
 use crate::world::{Image, World};
 
 /// What one group must hold. Entry `base.index + 1` is the first of `entries`.
@@ -75,19 +76,58 @@ pub(crate) fn conf(voters: u64) -> ConfState {
     ConfState { voters: (1..=voters).map(PeerId).collect(), ..ConfState::default() }
 }
 
+/// Entries of all kinds.
+fn kind_of(payload: &[u8]) -> EntryKind {
+    EntryKind::from_u8(payload[0] % 3).unwrap()
+}
+
 pub(crate) fn run(group: u64, first: u64, entries: &[(u64, Vec<u8>)]) -> Bytes {
     let mut out = BytesMut::new();
     for (index, (term, payload)) in (first..).zip(entries) {
         let id = EntryId { term: Term(*term), index: Index(index) };
-        encode(GroupSeed::of(GroupId(group)), id, EntryKind::Normal, &[payload], &mut out);
+        encode(GroupSeed::of(GroupId(group)), id, kind_of(payload), &[payload], &mut out);
     }
     out.freeze()
 }
 
+/// What the independent reader finds, and the last batch.
+fn independent(image: &Image, config: &Config) -> Result<(State, u64), String> {
+    let name = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let files: Vec<_> = image.iter().map(|(path, bytes)| (name(path), bytes)).collect();
+    let files: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let log = reader::read(&files, config.log_id)?;
+    let id = |(index, term)| EntryId { index: Index(index), term: Term(term) };
+    let model = |group: reader::Group| {
+        let (hard, [voters, voters_outgoing, learners, learners_next]) = (group.hard, group.conf.0);
+        let peers = |list: Vec<u64>| list.into_iter().map(PeerId).collect();
+        assert!(group.entries.iter().zip(group.base.0 + 1..).all(|(entry, index)| entry.index == index));
+        assert!(group.entries.iter().all(|entry| entry.kind == kind_of(&entry.payload) as u8));
+        Model {
+            hard: HardState { term: Term(hard.0), vote: PeerId(hard.1), commit: Index(hard.2) },
+            base: id(group.base),
+            snapshot: group.snapshot.map(id),
+            conf: ConfState {
+                voters: peers(voters),
+                voters_outgoing: peers(voters_outgoing),
+                learners: peers(learners),
+                learners_next: peers(learners_next),
+                auto_leave: group.conf.1,
+            },
+            entries: group.entries.into_iter().map(|entry| (entry.term, entry.payload)).collect(),
+        }
+    };
+    Ok((log.groups.into_iter().map(|(id, group)| (id, model(group))).collect(), log.last_lsn))
+}
+
 impl Rig {
+    /// Opens a log, and compares what is found with what the independent reader finds.
     pub(crate) fn open(image: Image, config: Config) -> Result<Rig, EngineError> {
+        let independent = independent(&image, &config);
         let mut world = World::on(image);
-        let (engine, logs, report) = Engine::open(&mut world, config.clone())?;
+        let opened = Engine::open(&mut world, config.clone());
+        let agrees = opened.is_ok() == independent.is_ok();
+        assert!(agrees, "{:?}, but {:?}", opened.map(|(_, _, report)| report), independent);
+        let (engine, logs, report) = opened?;
         let logs: BTreeMap<u64, GroupLog> = logs.into_iter().map(|log| (log.group().0, log)).collect();
         let durable = engine.stats().durable;
         let mut rig = Rig {
@@ -106,6 +146,8 @@ impl Rig {
         rig.now = rig.found();
         rig.said = rig.now.clone();
         rig.history.insert(durable.0, rig.said.clone());
+        let (state, last_batch) = independent.expect("they agree");
+        assert_eq!((&rig.now, rig.report.last_batch.0), (&state, last_batch), "the independent reader finds");
         Ok(rig)
     }
 
@@ -124,7 +166,7 @@ impl Rig {
             let mut entries = Vec::new();
             for record in runs.iter().flat_map(|run| Records::new(run)) {
                 let record = record.unwrap();
-                assert!(record.verify(log.seed()));
+                assert!(record.verify(log.seed()) && record.kind == kind_of(record.payload));
                 entries.push((record.id.term.0, record.payload.to_vec()));
                 let index = Index(base.index.0 + entries.len() as u64);
                 assert_eq!((record.id.index, log.meta(index).unwrap()), (index, record.meta()));
