@@ -34,6 +34,9 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// Bytes of entries kept in memory, beside those of the active segment (which always are).
     pub cache_bytes_max: u64,
+    /// Read and verify all of the log when it is opened, as if no segment had a footer. Otherwise only the newest segment
+    /// is read whole; damage in an older one is found when the entry in it is read.
+    pub verify_on_open: bool,
     /// The bits of a token that say whose it is.
     pub token_mask: u64,
     /// Those bits of the engine's own tokens.
@@ -55,6 +58,7 @@ impl Config {
             batches_inflight_max: 2,
             queue_bytes_max: 16 << 20,
             cache_bytes_max: 64 << 20,
+            verify_on_open: false,
             token_mask: 0xff << 56,
             token_base: 0x0e << 56,
         }
@@ -101,6 +105,11 @@ impl Config {
     fn block_for_record(&self) -> u64 {
         let bytes = self.record_bytes_max + block::HEADER + section::HEADER + section::PARTS_MAX;
         bytes.next_multiple_of(BLOCK_ALIGN) as u64
+    }
+
+    /// Bytes that the footer of a segment may take.
+    pub(crate) fn footer_bytes_max(&self) -> usize {
+        usize::try_from(self.segment_bytes / 8).expect("at most 2 GiB")
     }
 
     /// Bytes that the checkpoint at the start of a segment may take.

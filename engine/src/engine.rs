@@ -13,8 +13,9 @@ use crate::config::Config;
 use crate::error::{EngineError, ReadError};
 use crate::group::{Group, Run, Runs};
 use crate::group_log::{GroupLog, Unsaid};
+use crate::wal::footer::Mark;
 use crate::wal::pool::Pool;
-use crate::wal::recovery::{Cut, Found, Unattested, recover};
+use crate::wal::recovery::{Cut, Found, How, Unattested, recover};
 use crate::wal::section::{self, Parts};
 use crate::wal::segment::{Chain, File, Mapping, Segment};
 use crate::wal::writer::{Writer, checkpoint};
@@ -46,6 +47,8 @@ pub struct RecoveryReport {
     pub segments: usize,
     /// Blocks read.
     pub blocks: u64,
+    /// Segments known by their footers, without reading them.
+    pub footers: usize,
     /// The last batch kept.
     pub last_batch: BatchNo,
     /// The torn tail, if there was one.
@@ -129,13 +132,14 @@ impl Engine {
         io.lock_dir(&config.dir).map_err(|error| EngineError::Lock(Arc::new(error)))?;
         let mut pool = Pool::new(&config);
         let files = find(io, &config, &mut pool)?;
-        let mut recovered = recover(&config, &files, &mut |at, tail| load(io, &files[at], tail))?;
+        let mut recovered = recover(&config, &files, &mut |at, how| load(io, &files[at], how))?;
 
         let report = RecoveryReport {
             groups: recovered.groups.len(),
             entries: recovered.entries,
             segments: recovered.segments.len(),
             blocks: recovered.blocks,
+            footers: recovered.footers,
             last_batch: BatchNo(recovered.last_lsn),
             cut: recovered.cut.take(),
             rewritten: recovered.unattested.len(),
@@ -165,7 +169,7 @@ impl Engine {
         for file in all.into_iter().flatten() {
             pool.found(file);
         }
-        let writer = Writer::new(&config, recovered.epoch + 1, recovered.last_lsn, next_generation);
+        let writer = Writer::new(&config, recovered.epoch + 1, recovered.last_lsn, next_generation, recovered.footer);
         let mut engine = Engine {
             groups: Vec::with_capacity(recovered.groups.len()),
             slots: HashMap::new(),
@@ -205,6 +209,7 @@ impl Engine {
             snapshot: None,
             conf,
             runs: Runs::default(),
+            mark: Mark::default(),
         });
         self.checkpoint_bytes += section::HEADER + checkpoint(&self.groups[slot]).len();
         self.slots.insert(group, slot);
@@ -526,6 +531,7 @@ impl Engine {
             let group = &mut self.groups[log.slot];
             group.runs.truncate(first, log.entries(), &mut self.chain);
             let len = u32::try_from(piece.len()).expect("bytes of one block");
+            self.writer.footer.add(group.group, &mut group.mark, place.offset, &piece);
             let at = Run { first, segment: place.generation, offset: place.offset, len };
             group.runs.push(at, next.prev(), Some(piece), &mut self.chain);
             let slot = u32::try_from(log.slot).expect("fewer than 2^32 groups");
@@ -645,12 +651,12 @@ impl Engine {
 
     /// Writes the first batch of this opening, so that its epoch is on the disk before anything is promised.
     fn start<I: Io>(&mut self, io: &mut I) -> Result<(), EngineError> {
-        let fresh = self.chain.len() == 0;
-        if fresh || self.writer.segment_left(&self.chain) < BLOCK_ALIGN as u64 {
+        let active = self.chain.iter().next_back();
+        if active.is_none_or(|active| active.bytes - active.next < BLOCK_ALIGN as u64) {
             self.writer.rotate(&mut self.chain, &self.groups);
             self.ready_file(io)?;
         }
-        self.writer.begin(&mut self.chain, &self.groups);
+        self.writer.begin_here(&mut self.chain, &self.groups);
         self.submit(io);
         let target = BatchNo(self.writer.last_lsn());
         let mut completions = Vec::new();
@@ -704,12 +710,14 @@ fn find<I: Io>(io: &mut I, config: &Config, pool: &mut Pool) -> Result<Vec<Found
     Ok(files)
 }
 
-fn load<I: Io>(io: &mut I, file: &Found, tail: bool) -> Result<Bytes, EngineError> {
-    let loaded = if tail {
-        let len = usize::try_from(file.bytes).expect("a file that fits memory");
-        io.read(file.id, 0, len - len % BLOCK_ALIGN).map(owned)
-    } else {
-        io.map(file.id)
+fn load<I: Io>(io: &mut I, file: &Found, how: How) -> Result<Bytes, EngineError> {
+    let loaded = match how {
+        How::Mapped => io.map(file.id),
+        How::Read => {
+            let len = usize::try_from(file.bytes).expect("a file that fits memory");
+            io.read(file.id, 0, len - len % BLOCK_ALIGN).map(owned)
+        }
+        How::Part(offset, len) => io.read(file.id, offset, len).map(owned),
     };
     loaded.map_err(|source| open_error("read", &file.path, source))
 }

@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes};
 use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index};
 
 use crate::group_log::Meta;
+use crate::wal::footer::Mark;
 
 /// What is written of a group: as of the last section laid out, which may not be durable yet.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(crate) struct Group {
     pub(crate) snapshot: Option<EntryId>,
     pub(crate) conf: ConfState,
     pub(crate) runs: Runs,
+    pub(crate) mark: Mark,
 }
 
 /// Where a run lies. Runs of a group follow each other without gaps.

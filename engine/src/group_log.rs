@@ -269,9 +269,15 @@ impl Meta {
 
     pub(crate) fn push(&mut self, record: &record::Record) {
         let word = u32::from_le_bytes(record.bytes()[..4].try_into().expect("four bytes"));
-        self.words.push_back(word);
-        if self.terms.back().is_none_or(|(_, term)| *term != record.id.term) {
-            self.terms.push_back((record.id.index, record.id.term));
+        self.push_words(record.id, std::iter::once(word));
+    }
+
+    /// Adds entries of one term by the first words of their records.
+    pub(crate) fn push_words(&mut self, first: EntryId, words: impl Iterator<Item = u32>) {
+        debug_assert!(first.index == self.last().next(), "entries follow each other");
+        self.words.extend(words);
+        if self.terms.back().is_none_or(|(_, term)| *term != first.term) {
+            self.terms.push_back((first.index, first.term));
         }
     }
 

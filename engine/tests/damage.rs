@@ -3,7 +3,7 @@
 use ringraft_engine::{Engine, EngineError, Reason};
 
 use crate::crash::Dice;
-use crate::rig::{Rig, small};
+use crate::rig::{ROT, Rig, small};
 use crate::world::{Image, World};
 
 /// What was recovered is what some batch left, at most `lost` before the last one.
@@ -14,9 +14,13 @@ fn check(before: &Rig, after: &Rig, lost: u64) {
     assert_eq!(after.now, *state);
 }
 
+/// With and without reading everything: damage is found when the log is opened, or when an entry is read.
+const BOTH: [bool; 2] = [true, false];
+
 /// A log of a few segments, fully attested.
-fn sample() -> Rig {
-    let mut rig = Rig::new(small(8));
+fn sample(verify_on_open: bool) -> Rig {
+    ROT.set(true);
+    let mut rig = Rig::new(ringraft_engine::Config { verify_on_open, ..small(8) });
     for round in 0..14 {
         rig.put(1, &[700, 20]);
         rig.append(2, 0, &[10], Some(round)).unwrap();
@@ -48,7 +52,11 @@ fn reason(image: Image, config: ringraft_engine::Config) -> Reason {
 
 #[test]
 fn every_flipped_bit_is_found_or_harmless() {
-    let rig = sample();
+    BOTH.into_iter().for_each(every_flipped_bit_is_found_or_harmless_when);
+}
+
+fn every_flipped_bit_is_found_or_harmless_when(verify_on_open: bool) {
+    let rig = sample(verify_on_open);
     let (image, said) = (rig.world.files.clone(), rig.said.clone());
     let mut dice = Dice::new(3);
     let (mut found, mut harmless) = (0, 0);
@@ -75,7 +83,11 @@ fn every_flipped_bit_is_found_or_harmless() {
 
 #[test]
 fn every_cut_is_found_or_at_the_end() {
-    let rig = sample();
+    BOTH.into_iter().for_each(every_cut_is_found_or_at_the_end_when);
+}
+
+fn every_cut_is_found_or_at_the_end_when(verify_on_open: bool) {
+    let rig = sample(verify_on_open);
     let image = rig.world.files.clone();
     let newest = newest(&image);
     for (path, bytes) in &image {
@@ -102,7 +114,11 @@ fn every_cut_is_found_or_at_the_end() {
 
 #[test]
 fn lost_and_foreign_files_are_refused() {
-    let rig = sample();
+    BOTH.into_iter().for_each(lost_and_foreign_files_are_refused_when);
+}
+
+fn lost_and_foreign_files_are_refused_when(verify_on_open: bool) {
+    let rig = sample(verify_on_open);
     let image = rig.world.files.clone();
     let paths: Vec<_> = image.keys().cloned().collect();
     assert!(paths.len() >= 3);
@@ -148,7 +164,11 @@ fn garbage_of_any_kind_is_no_panic() {
 
 #[test]
 fn two_damages_at_once() {
-    let rig = sample();
+    BOTH.into_iter().for_each(two_damages_at_once_when);
+}
+
+fn two_damages_at_once_when(verify_on_open: bool) {
+    let rig = sample(verify_on_open);
     let image = rig.world.files.clone();
     let paths: Vec<_> = image.keys().cloned().collect();
     let mut dice = Dice::new(5);

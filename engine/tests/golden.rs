@@ -107,12 +107,12 @@ fn compare(name: &str, image: &Image) {
 #[test]
 fn golden_logs_still_read() {
     let expected = history().said;
-    const LOGS: &[&str] = &["log-v1.hex"];
-    for name in LOGS {
+    for (name, footers) in [("log-v1.hex", 0), ("log-v2.hex", 1)] {
         let image = undump(&std::fs::read_to_string(path(name)).unwrap());
         // Opening compares with the independent reader.
         let mut rig = Rig::open(image, small(8)).unwrap();
         assert_eq!((&rig.now, &rig.report.cut), (&expected, &None), "{name}");
+        assert_eq!(rig.report.footers, footers, "{name}");
         rig.put(1, &[100]);
         rig.settle();
         rig.reopen().check();
@@ -121,7 +121,7 @@ fn golden_logs_still_read() {
 
 #[test]
 fn the_writer_makes_the_same_bytes() {
-    compare("log-v1.hex", &history().world.files);
+    compare("log-v2.hex", &history().world.files);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 mod basic;
 mod crash;
 mod damage;
+mod footer;
 mod golden;
 mod reader;
+mod restart;
 mod rig;
 mod world;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use crc32fast::Hasher;
 
+use crate::footer::footer;
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     pub(crate) index: u64,
@@ -32,29 +34,20 @@ pub(crate) struct Group {
 pub(crate) struct Log {
     pub(crate) groups: BTreeMap<u64, Group>,
     pub(crate) last_lsn: u64,
+    /// Of every record of this segment: group, index, term, first word, offset.
+    places: Vec<[u64; 5]>,
 }
 
-/// A file: its name without the directory, and its bytes.
-pub(crate) type File<'a> = (&'a str, &'a [u8]);
+/// Why there is no block: it is a stranger's.
+const STRANGER: bool = true;
+const NOTHING: bool = false;
 
-#[derive(Clone, Copy)]
-struct Header {
-    kind: u16,
-    generation: u64,
-    lsn: u64,
-    durable: u64,
-    first: u64,
-    body_len: usize,
-    sections: u32,
-    epoch: u64,
-}
-
-/// Why there is no block.
-#[derive(PartialEq, Eq)]
-enum Not {
-    Stranger,
-    Block,
-}
+/// Offsets in a block's header.
+const GENERATION: usize = 24;
+const LSN: usize = 40;
+const DURABLE: usize = 48;
+const FIRST: usize = 56;
+const EPOCH: usize = 72;
 
 /// Where a walk through the log has come to.
 #[derive(Clone, Copy)]
@@ -66,12 +59,8 @@ struct At {
     first: u64,
 }
 
-type Linked<'a> = (Header, &'a [u8], u64);
-
-enum Outcome {
-    Log(Log),
-    Shorten(u64),
-}
+/// A log; or the newest generation that counts.
+type Outcome = Result<Log, u64>;
 
 struct Reader<'a> {
     id: u64,
@@ -79,8 +68,8 @@ struct Reader<'a> {
     attested: u64,
 }
 
-/// Reads the log `id` in these files; or says why not.
-pub(crate) fn read(files: &[File], id: u64) -> Result<Log, String> {
+/// Reads the log `id` in these files (names without the directory, bytes); or says why not.
+pub(crate) fn read(files: &[(&str, &[u8])], id: u64) -> Result<Log, String> {
     let is_segment = |name: &str| {
         let digits = name.strip_prefix("seg-").unwrap_or("");
         let decimal = digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -89,28 +78,25 @@ pub(crate) fn read(files: &[File], id: u64) -> Result<Log, String> {
     let files = files.iter().filter(|(name, _)| is_segment(name)).map(|(_, bytes)| *bytes).collect();
     let mut reader = Reader { id, files, attested: 0 };
     let mut heads = BTreeMap::new();
-    for at in 0..reader.files.len() {
-        let bytes = reader.files[at];
+    for (at, bytes) in reader.files.clone().into_iter().enumerate() {
         match reader.header(bytes, 0) {
-            Ok(header) if header.kind == 1 => {
+            Ok(head) if u16_at(head, 6) == 1 => {
                 if u64_at(bytes, 80 + 16) != bytes.len() as u64 {
                     return Err("resized".into());
                 }
-                if heads.insert(header.generation, at).is_some() {
+                if heads.insert(u64_at(head, GENERATION), at).is_some() {
                     return Err("duplicate".into());
                 }
             }
-            Err(Not::Stranger) => return Err("stranger".into()),
+            Err(STRANGER) => return Err("stranger".into()),
             _ => reader.search(bytes, 0),
         }
     }
     loop {
         match reader.attempt(&heads)? {
-            Outcome::Log(log) => return Ok(log),
-            Outcome::Shorten(upto) => {
-                for at in heads.split_off(&(upto + 1)).into_values() {
-                    reader.search(reader.files[at], 0);
-                }
+            Ok(log) => return Ok(log),
+            Err(upto) => {
+                heads.split_off(&(upto + 1)).into_values().for_each(|at| reader.search(reader.files[at], 0));
             }
         }
     }
@@ -119,19 +105,19 @@ pub(crate) fn read(files: &[File], id: u64) -> Result<Log, String> {
 impl<'a> Reader<'a> {
     fn attempt(&mut self, heads: &BTreeMap<u64, usize>) -> Result<Outcome, String> {
         let Some((&newest, &newest_at)) = heads.last_key_value() else {
-            return if self.attested > 0 { Err("lost".into()) } else { Ok(Outcome::Log(Log::default())) };
+            return if self.attested > 0 { Err("lost".into()) } else { Ok(Ok(Log::default())) };
         };
         let mut at = At { generation: newest, position: 0, lsn: 0, epoch: 0, first: 0 };
         let mut link = match self.head(&mut at, self.files[newest_at], None)? {
-            Some((_, _, previous)) => previous,
-            None => return Ok(Outcome::Shorten(newest - 1)),
+            Some((_, previous)) => previous,
+            None => return Ok(Err(newest - 1)),
         };
         while let Ok(Some(_)) = self.batch(&mut at, self.files[newest_at]) {}
         let mut chain = vec![(newest, newest_at)];
         while link >= at.first && link > 0 {
             let file = *heads.get(&link).filter(|_| link < chain[chain.len() - 1].0).ok_or("missing")?;
             chain.push((link, file));
-            link = head_fields(self.files[file].get(80..).unwrap_or_default())?;
+            link = previous(self.files[file].get(80..).unwrap_or_default())?;
         }
         if chain[chain.len() - 1].0 > at.first {
             return Err("missing".into());
@@ -148,30 +134,44 @@ impl<'a> Reader<'a> {
             let before = (nth > 0).then_some((at.generation, at.lsn));
             let last = at;
             at = At { generation, position: 0, ..at };
-            let Some((header, body, _)) = self.head(&mut at, bytes, before)? else {
+            let Some((head, previous)) = self.head(&mut at, bytes, before)? else {
                 chain[nth..].iter().for_each(|(_, file)| self.search(self.files[*file], 0));
                 return match nth {
                     0 => Err("the oldest head is damaged".into()),
                     _ if self.attested > last.lsn => Err("damaged".into()),
-                    _ => Ok(Outcome::Shorten(last.generation)),
+                    _ => Ok(Err(last.generation)),
                 };
             };
-            self.take(&mut log, &header, &body[24..])?;
+            log.places.clear();
+            self.take(&mut log, head, 104)?;
+            let links = [previous, u64_at(head, LSN), u64::from(u32_at(head, 84))];
             let stranger = loop {
                 match self.batch(&mut at, bytes) {
-                    Ok(Some((header, body))) => self.take(&mut log, &header, body)?,
+                    Ok(Some(batch)) => self.take(&mut log, batch, 80)?,
                     Ok(None) => break false,
                     Err(()) => break true,
                 }
             };
-            let next = chain.get(nth + 1).and_then(|(next, file)| {
-                let header = self.header(self.files[*file], 0).ok()?;
-                Some(header.kind == 1 && header.generation == *next && header.lsn == at.lsn && header.epoch >= at.epoch)
+            let next = chain.get(nth + 1).is_some_and(|(next, file)| {
+                let header = self.header(self.files[*file], 0).ok().filter(|header| u16_at(header, 6) == 1);
+                let fits = |h: &[u8]| {
+                    (u64_at(h, GENERATION), u64_at(h, LSN)) == (*next, at.lsn) && u64_at(h, EPOCH) >= at.epoch
+                };
+                header.is_some_and(fits)
             });
             if stranger {
                 return Err("stranger".into());
             }
-            if next == Some(true) {
+            if next {
+                let place = u32_at(self.files[chain[nth + 1].1], 84) as usize * 4096;
+                let found = self.block(&At { position: place, ..at }, bytes, 3).ok().filter(|_| place > 0);
+                if let Some(found) = found {
+                    assert_eq!(
+                        (place, footer(body(found))),
+                        (at.position, (links, log.places.clone())),
+                        "the footer lies"
+                    );
+                }
                 continue;
             }
             self.search(bytes, at.position);
@@ -180,7 +180,7 @@ impl<'a> Reader<'a> {
                 return Err(format!("damaged behind batch {}, attested is {}", at.lsn, self.attested));
             }
             if nth + 1 < chain.len() {
-                return Ok(Outcome::Shorten(generation));
+                return Ok(Err(generation));
             }
         }
         log.last_lsn = at.lsn;
@@ -190,120 +190,112 @@ impl<'a> Reader<'a> {
             }
             group.hard.2 = group.hard.2.clamp(group.base.0, group.base.0 + group.entries.len() as u64);
         }
-        Ok(Outcome::Log(log))
+        Ok(Ok(log))
     }
 
-    /// The head, if it is whole and continues what was `before`: a generation and its last batch.
-    /// Gives the previous generation, too.
-    fn head(&self, at: &mut At, bytes: &'a [u8], before: Option<(u64, u64)>) -> Result<Option<Linked<'a>>, String> {
-        let Ok((header, body)) = self.block(at, bytes, 1) else { return Ok(None) };
-        let link = head_fields(body)?;
-        let fits = before.is_none_or(|before| before == (link, header.lsn));
-        if !fits || u64_at(body, 16) != bytes.len() as u64 || header.first > at.generation {
+    /// The head and the previous generation, if it is whole and continues what was `before`: a generation and its last
+    /// batch.
+    fn head(&self, at: &mut At, file: &'a [u8], before: Option<(u64, u64)>) -> Result<Option<(&'a [u8], u64)>, String> {
+        let Ok(block) = self.block(at, file, 1) else { return Ok(None) };
+        let link = previous(body(block))?;
+        let fits = before.is_none_or(|before| before == (link, u64_at(block, LSN)));
+        if !fits || u64_at(body(block), 16) != file.len() as u64 || u64_at(block, FIRST) > at.generation {
             return Ok(None);
         }
-        at.advance(&header);
-        Ok(Some((header, body, link)))
+        at.advance(block);
+        Ok(Some((block, link)))
     }
 
     /// The batch that follows; `Err`: a stranger's block.
-    fn batch(&self, at: &mut At, bytes: &'a [u8]) -> Result<Option<(Header, &'a [u8])>, ()> {
-        match self.block(at, bytes, 2) {
-            Ok((header, body)) => {
-                if header.lsn != at.lsn + 1 || header.durable > at.lsn || header.first > at.generation {
-                    return Ok(None);
-                }
-                at.advance(&header);
-                Ok(Some((header, body)))
-            }
-            Err(Not::Stranger) => Err(()),
-            Err(Not::Block) => Ok(None),
+    fn batch(&self, at: &mut At, file: &'a [u8]) -> Result<Option<&'a [u8]>, ()> {
+        let block = match self.block(at, file, 2) {
+            Ok(block) => block,
+            Err(STRANGER) => return Err(()),
+            Err(NOTHING) => return Ok(None),
+        };
+        let follows = u64_at(block, LSN) == at.lsn + 1 && u64_at(block, DURABLE) <= at.lsn;
+        if !follows || u64_at(block, FIRST) > at.generation {
+            return Ok(None);
         }
+        at.advance(block);
+        Ok(Some(block))
     }
 
     /// A whole block of this kind, of this generation and not of an earlier epoch.
-    fn block(&self, at: &At, bytes: &'a [u8], kind: u16) -> Result<(Header, &'a [u8]), Not> {
-        let header = self.header(bytes, at.position)?;
-        let bytes = &bytes[at.position..];
-        let body = &bytes[80..80 + header.body_len];
-        let seed = crc(0, &[&bytes[16..48], &bytes[72..80]]);
-        let good = crc(seed, &[body]) == u32_at(bytes, 12);
-        let fits = header.kind == kind && header.generation == at.generation && header.epoch >= at.epoch;
-        if good && fits { Ok((header, body)) } else { Err(Not::Block) }
+    fn block(&self, at: &At, file: &'a [u8], kind: u16) -> Result<&'a [u8], bool> {
+        let block = self.header(file, at.position)?;
+        let seed = crc(0, &[&block[16..48], &block[72..80]]);
+        let whole = crc(seed, &[body(block)]) == u32_at(block, 12) && u16_at(block, 6) == kind;
+        let fits = u64_at(block, GENERATION) == at.generation && u64_at(block, EPOCH) >= at.epoch;
+        if whole && fits { Ok(block) } else { Err(NOTHING) }
     }
 
-    /// The readable header at an offset.
-    fn header(&self, file: &[u8], position: usize) -> Result<Header, Not> {
-        let bytes = file.get(position..).filter(|rest| rest.len() >= 80).ok_or(Not::Block)?;
+    /// The block at an offset, if its header is readable.
+    fn header(&self, file: &'a [u8], position: usize) -> Result<&'a [u8], bool> {
+        let bytes = file.get(position..).filter(|rest| rest.len() >= 80).ok_or(NOTHING)?;
         if &bytes[..4] != b"RRBK" || crc(0, &[&bytes[..8], &bytes[12..80]]) != u32_at(bytes, 8) {
-            return Err(Not::Block);
+            return Err(NOTHING);
         }
-        if u16_at(bytes, 4) != 1 || u64_at(bytes, 16) != self.id {
-            return Err(Not::Stranger);
+        if !(1..=2).contains(&u16_at(bytes, 4)) || u64_at(bytes, 16) != self.id {
+            return Err(STRANGER);
         }
-        let header = Header {
-            kind: u16_at(bytes, 6),
-            generation: u64_at(bytes, 24),
-            lsn: u64_at(bytes, 40),
-            durable: u64_at(bytes, 48),
-            first: u64_at(bytes, 56),
-            body_len: u32_at(bytes, 64) as usize,
-            sections: u32_at(bytes, 68),
-            epoch: u64_at(bytes, 72),
-        };
-        let good = (1..=2).contains(&header.kind)
+        let good = (1..=3).contains(&u16_at(bytes, 6))
             && u64_at(bytes, 32) == position as u64
-            && (1..u64::from(u32::MAX)).contains(&header.generation)
-            && padded(header.body_len) <= bytes.len();
-        if good { Ok(header) } else { Err(Not::Block) }
+            && (1..u64::from(u32::MAX)).contains(&u64_at(bytes, GENERATION));
+        let len = (80 + u32_at(bytes, 64) as usize).next_multiple_of(4096);
+        bytes.get(..len).filter(|_| good).ok_or(NOTHING)
     }
 
     /// Looks for durable marks in what is not part of the log.
-    fn search(&mut self, bytes: &[u8], mut position: usize) {
-        while position < bytes.len() {
-            match self.header(bytes, position) {
-                Ok(header) => {
-                    self.attested = self.attested.max(header.durable);
-                    position += padded(header.body_len);
-                }
-                Err(_) => position += 4096,
-            }
+    fn search(&mut self, file: &'a [u8], mut position: usize) {
+        while position < file.len() {
+            let block = self.header(file, position).unwrap_or_default();
+            self.attested = self.attested.max(if block.is_empty() { 0 } else { u64_at(block, DURABLE) });
+            position += block.len().max(4096);
         }
     }
 
-    fn take(&mut self, log: &mut Log, header: &Header, mut body: &[u8]) -> Result<(), String> {
-        self.attested = self.attested.max(header.durable);
+    /// Applies the sections of a block, which begin at an offset.
+    fn take(&mut self, log: &mut Log, block: &[u8], from: usize) -> Result<(), String> {
+        self.attested = self.attested.max(u64_at(block, DURABLE));
+        let (mut body, position) = (&body(block)[from - 80..], usize::try_from(u64_at(block, 32)).unwrap());
+        let mut at = position + from;
         let mut count = 0;
         while !body.is_empty() {
             let len = if body.len() < 32 { 0 } else { u32_at(body, 12) as usize };
             if len < 32 || len > body.len() {
                 return Err("section length".into());
             }
-            section(log, &body[..len]).ok_or("nonsense in a section")?;
-            body = &body[len..];
+            section(log, &body[..len], at).ok_or("nonsense in a section")?;
+            (body, at) = (&body[len..], at + len);
             count += 1;
         }
-        if count == header.sections { Ok(()) } else { Err("number of sections".into()) }
+        if count == u32_at(block, 68) { Ok(()) } else { Err("number of sections".into()) }
     }
 }
 
 impl At {
-    fn advance(&mut self, header: &Header) {
-        self.position += padded(header.body_len);
-        (self.lsn, self.epoch, self.first) = (header.lsn, header.epoch, self.first.max(header.first));
+    fn advance(&mut self, block: &[u8]) {
+        self.position += block.len();
+        (self.lsn, self.epoch) = (u64_at(block, LSN), u64_at(block, EPOCH));
+        self.first = self.first.max(u64_at(block, FIRST));
     }
 }
 
+fn body(block: &[u8]) -> &[u8] {
+    &block[80..80 + u32_at(block, 64) as usize]
+}
+
 /// The previous generation.
-fn head_fields(body: &[u8]) -> Result<u64, String> {
+fn previous(body: &[u8]) -> Result<u64, String> {
     if body.len() < 24 || u16_at(body, 0) != 1 {
         return Err("unknown checksum".into());
     }
     Ok(u64_at(body, 8))
 }
 
-/// Applies one section; nothing if it makes no sense.
-fn section(log: &mut Log, bytes: &[u8]) -> Option<()> {
+/// Applies one section, which lies at this offset; nothing if it makes no sense.
+fn section(log: &mut Log, bytes: &[u8], at: usize) -> Option<()> {
     let flags = u32_at(bytes, 8);
     if flags >= 128 {
         return None;
@@ -363,6 +355,8 @@ fn section(log: &mut Log, bytes: &[u8]) -> Option<()> {
     group.entries.truncate(usize::try_from(after - group.start).unwrap());
     for nth in 1..=u64::from(records) {
         let (entry, len) = record(rest, id).filter(|(entry, _)| entry.index == after + nth)?;
+        let offset = (at + bytes.len() - rest.len()) as u64;
+        log.places.push([id, entry.index, entry.term, u32_at(rest, 0).into(), offset]);
         group.entries.push(entry);
         rest = &rest[len..];
     }
@@ -386,10 +380,6 @@ fn record(bytes: &[u8], group: u64) -> Option<(Entry, usize)> {
     good.then(|| (entry(&bytes[24..24 + len]), padded))
 }
 
-fn padded(body_len: usize) -> usize {
-    (80 + body_len).next_multiple_of(4096)
-}
-
 fn crc(seed: u32, parts: &[&[u8]]) -> u32 {
     let mut hasher = Hasher::new_with_initial(seed);
     parts.iter().for_each(|part| hasher.update(part));
@@ -400,10 +390,10 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }

@@ -5,14 +5,14 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 4 | magic `RRBK` |
-//! | 4 | 2 | version: 1 |
-//! | 6 | 2 | kind: 1 head of a segment, 2 batch |
+//! | 4 | 2 | version: 2; 1 is read, too |
+//! | 6 | 2 | kind: 1 head of a segment, 2 batch, 3 footer |
 //! | 8 | 4 | CRC-32 of bytes 0..8 and 12..80 |
 //! | 12 | 4 | CRC-32 of the body, seeded with the CRC-32 of bytes 16..48 and 72..80 |
 //! | 16 | 8 | log id |
 //! | 24 | 8 | generation of the segment: unique, never reused |
 //! | 32 | 8 | position: offset of this block in its segment |
-//! | 40 | 8 | LSN: number of the batch, from 1; of a head: that of the last batch before it |
+//! | 40 | 8 | LSN: number of the batch, from 1; of others: that of the last batch before it |
 //! | 48 | 8 | durable mark: every batch up to this LSN was known durable when this block was submitted |
 //! | 56 | 8 | first: the oldest generation that is still needed once this block is durable |
 //! | 64 | 4 | body length |
@@ -25,7 +25,8 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 2 | checksum kind: 1 CRC-32 (IEEE) |
-//! | 2 | 6 | zero |
+//! | 2 | 2 | zero |
+//! | 4 | 4 | place of the previous segment's footer, in units of 4096 bytes; 0: none |
 //! | 8 | 8 | generation of the previous segment; 0: none |
 //! | 16 | 8 | bytes of this segment |
 
@@ -38,7 +39,8 @@ pub(crate) const HEADER: usize = 80;
 pub(crate) const HEAD: usize = 24;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RRBK");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+const VERSION_OLDEST: u16 = 1;
 const CHECKSUM_CRC32: u16 = 1;
 
 const _: () = assert!(HEADER.is_multiple_of(8) && HEAD.is_multiple_of(8), "records stay aligned");
@@ -51,6 +53,8 @@ pub(crate) enum Kind {
     Head,
     /// Holds what groups appended.
     Batch,
+    /// Says where the entries of a sealed segment lie.
+    Footer,
 }
 
 /// The header's fields, without the checksums.
@@ -72,6 +76,8 @@ pub(crate) struct Header {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Head {
     pub(crate) previous: u64,
+    /// Place of the previous segment's footer, in blocks; 0: there is none.
+    pub(crate) footer: u32,
     pub(crate) segment_bytes: u64,
 }
 
@@ -119,6 +125,7 @@ pub(crate) fn seal(header: &Header, block: &mut [u8]) {
     let kind: u16 = match header.kind {
         Kind::Head => 1,
         Kind::Batch => 2,
+        Kind::Footer => 3,
     };
     block[0..4].copy_from_slice(&MAGIC.to_le_bytes());
     block[4..6].copy_from_slice(&VERSION.to_le_bytes());
@@ -151,7 +158,7 @@ pub(crate) fn read_header(bytes: &[u8], log_id: u64, position: u64, bytes_left: 
         return Err(BlockError::Header);
     }
     let version = u16_at(bytes, 4);
-    if version != VERSION {
+    if !(VERSION_OLDEST..=VERSION).contains(&version) {
         return Err(BlockError::Version(version));
     }
     let found = u64_at(bytes, 16);
@@ -161,6 +168,7 @@ pub(crate) fn read_header(bytes: &[u8], log_id: u64, position: u64, bytes_left: 
     let kind = match u16_at(bytes, 6) {
         1 => Kind::Head,
         2 => Kind::Batch,
+        3 => Kind::Footer,
         _ => return Err(BlockError::Magic),
     };
     let header = Header {
@@ -197,7 +205,8 @@ pub(crate) fn read_body<'a>(header: &Header, bytes: &'a [u8]) -> Result<&'a [u8]
 /// Writes the fields that a head's body begins with.
 pub(crate) fn put_head(head: &Head, body: &mut [u8]) {
     body[0..2].copy_from_slice(&CHECKSUM_CRC32.to_le_bytes());
-    body[2..8].fill(0);
+    body[2..4].fill(0);
+    body[4..8].copy_from_slice(&head.footer.to_le_bytes());
     body[8..16].copy_from_slice(&head.previous.to_le_bytes());
     body[16..24].copy_from_slice(&head.segment_bytes.to_le_bytes());
 }
@@ -206,7 +215,9 @@ pub(crate) fn put_head(head: &Head, body: &mut [u8]) {
 pub(crate) fn read_head(body: &[u8]) -> Result<Head, u16> {
     let Some(body) = body.get(..HEAD) else { return Err(0) };
     match u16_at(body, 0) {
-        CHECKSUM_CRC32 => Ok(Head { previous: u64_at(body, 8), segment_bytes: u64_at(body, 16) }),
+        CHECKSUM_CRC32 => {
+            Ok(Head { previous: u64_at(body, 8), footer: u32_at(body, 4), segment_bytes: u64_at(body, 16) })
+        }
         kind => Err(kind),
     }
 }

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ringraft_io::{BLOCK_ALIGN, FileId};
 use ringraft_raft::record::Records;
-use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Storage};
+use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, Storage};
 
 use super::block::{self, BlockError, Head, Header, Kind};
+use super::footer::{self, Footer, Items, Links, Mark};
 use super::section::{self, Section, SectionError};
 use crate::config::Config;
 use crate::error::{EngineError, Reason, Refusal};
@@ -81,10 +82,13 @@ pub(crate) struct Found {
     pub(crate) start: Bytes,
 }
 
+/// Both halves of every group.
+pub(crate) type Groups = BTreeMap<GroupId, (GroupLog, Group)>;
+
 /// What was recovered.
 #[derive(Debug)]
 pub(crate) struct Recovered {
-    pub(crate) groups: BTreeMap<GroupId, (GroupLog, Group)>,
+    pub(crate) groups: Groups,
     /// The segments of the log, oldest first. The last one is to be continued.
     pub(crate) segments: Vec<Kept>,
     pub(crate) last_lsn: u64,
@@ -95,7 +99,10 @@ pub(crate) struct Recovered {
     pub(crate) unattested: Vec<Unattested>,
     pub(crate) cut: Option<Cut>,
     pub(crate) blocks: u64,
+    pub(crate) footers: usize,
     pub(crate) entries: u64,
+    /// Of the newest segment, as far as it is filled.
+    pub(crate) footer: Footer,
     /// Files whose pages the cache may hold now.
     pub(crate) mapped: Vec<usize>,
 }
@@ -134,8 +141,19 @@ pub struct Cut {
     pub found: BlockError,
 }
 
-/// Loads a whole file: from the page cache, or (true) past it.
-pub(crate) type Load<'a> = dyn FnMut(usize, bool) -> Result<Bytes, EngineError> + 'a;
+/// How a file is loaded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum How {
+    /// All of it, through the page cache.
+    Mapped,
+    /// All of it, past the page cache.
+    Read,
+    /// So many bytes from an offset on, past the page cache; both multiples of 4096.
+    Part(u64, usize),
+}
+
+/// Loads a file, by its place in the list of those found.
+pub(crate) type Load<'a> = dyn FnMut(usize, How) -> Result<Bytes, EngineError> + 'a;
 
 /// Finds the log in `files`.
 pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Result<Recovered, EngineError> {
@@ -160,7 +178,7 @@ pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Resu
             // Never used, or its first block was lost or damaged: what lies behind it may know more.
             Err(_) => {
                 if file.bytes > 0 {
-                    seen.look(config, &load(at, false)?, 0);
+                    seen.look(config, &load(at, How::Mapped)?, 0);
                     mapped.push(at);
                 }
             }
@@ -177,7 +195,7 @@ pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Resu
             // The log ends before the newest segment: what the later ones know still counts.
             Outcome::Shorten { upto } => {
                 for (_, at) in heads.extract_if(.., |(generation, _)| *generation > upto) {
-                    seen.look(config, &load(at, false)?, 0);
+                    seen.look(config, &load(at, How::Mapped)?, 0);
                     mapped.push(at);
                 }
             }
@@ -226,6 +244,21 @@ struct Attempt<'a> {
     mapped: Vec<usize>,
 }
 
+/// A segment of the chain.
+struct Link {
+    generation: u64,
+    file: usize,
+    /// Its footer, if it need not be read.
+    sealed: Option<Sealed>,
+}
+
+/// A footer that may stand for its segment.
+struct Sealed {
+    header: Header,
+    links: Links,
+    bytes: Bytes,
+}
+
 enum Outcome {
     Done(Box<Recovered>),
     Shorten { upto: u64 },
@@ -234,7 +267,7 @@ enum Outcome {
 impl Attempt<'_> {
     fn run(mut self, load: &mut Load) -> Result<Outcome, EngineError> {
         let Some(&(newest, newest_at)) = self.heads.last() else { return self.none() };
-        let newest_bytes = load(newest_at, true)?;
+        let newest_bytes = load(newest_at, How::Read)?;
         let mut cursor = Cursor::new(self.config, newest, self.files[newest_at].bytes);
         let head = match cursor.head(&newest_bytes, None) {
             Ok(head) => head,
@@ -244,28 +277,64 @@ impl Attempt<'_> {
             // The head's body is torn: not a segment after all.
             Err(HeadError::Block(_)) => return Ok(Outcome::Shorten { upto: newest - 1 }),
         };
-        let mut previous = head.previous;
+        let newest_links = Links { previous: head.previous, head_lsn: cursor.lsn, previous_footer: head.footer };
         while cursor.next(&newest_bytes).is_ok() {}
         let first = cursor.first;
+        self.seen.attested = self.seen.attested.max(cursor.durable);
 
-        let mut chain = vec![(newest, newest_at)];
-        while previous >= first && previous > 0 {
+        let mut links = newest_links;
+        let mut chain = vec![Link { generation: newest, file: newest_at, sealed: None }];
+        while links.previous >= first && links.previous > 0 {
+            let previous = links.previous;
             let missing = || refused(&self.config.dir, 0, Reason::Missing { generation: previous });
             let at = self.heads.binary_search_by_key(&previous, |head| head.0).map_err(|_| missing())?;
             let (generation, file) = self.heads[at];
-            if generation >= chain[chain.len() - 1].0 {
+            if generation >= chain[chain.len() - 1].generation {
                 return Err(missing());
             }
-            chain.push((generation, file));
-            // The link is in the head's body, which the first 4096 bytes hold the beginning of.
-            let head = block::read_head(self.files[file].start.get(block::HEADER..).unwrap_or_default());
-            previous = head.map_err(|kind| refused(&self.files[file].path, 0, Reason::Checksum { kind }))?.previous;
+            let sealed = self.sealed(file, generation, &links, load);
+            links = match &sealed {
+                Some(sealed) => sealed.links,
+                // These are believed once the segment has been read. The first 4096 bytes hold what is needed here.
+                None => {
+                    let start = &self.files[file].start;
+                    let head = block::read_head(start.get(block::HEADER..).unwrap_or_default());
+                    let head = head.map_err(|kind| refused(&self.files[file].path, 0, Reason::Checksum { kind }))?;
+                    let head_lsn = read_head_header(self.config, &self.files[file]).map_or(0, |header| header.lsn);
+                    Links { previous: head.previous, head_lsn, previous_footer: head.footer }
+                }
+            };
+            chain.push(Link { generation, file, sealed });
         }
-        if chain[chain.len() - 1].0 > first {
+        if chain[chain.len() - 1].generation > first {
             return Err(refused(&self.config.dir, 0, Reason::Missing { generation: first }));
         }
         chain.reverse();
-        self.read(&chain, &newest_bytes, load)
+        self.read(&chain, &newest_bytes, newest_links, load)
+    }
+
+    /// What the footer of a sealed segment says, if it may stand for the segment: all of that is attested as durable,
+    /// and the footer is the one which `links` of the next segment name.
+    fn sealed(&self, file: usize, generation: u64, links: &Links, load: &mut Load) -> Option<Sealed> {
+        if self.config.verify_on_open || links.previous_footer == 0 || links.head_lsn > self.seen.attested {
+            return None;
+        }
+        let position = u64::from(links.previous_footer) * BLOCK_ALIGN as u64;
+        let left = self.files[file].bytes.checked_sub(position)?;
+        // What cannot be read is read again as part of the segment, and then told.
+        let mut bytes = load(file, How::Part(position, BLOCK_ALIGN)).ok()?;
+        let header = block::read_header(&bytes, self.config.log_id, position, left).ok()?;
+        let fits = header.kind == Kind::Footer && header.generation == generation && header.lsn == links.head_lsn;
+        if !fits {
+            return None;
+        }
+        let len = block::padded_len(header.body_len as usize);
+        if len > bytes.len() {
+            bytes = load(file, How::Part(position, len)).ok()?;
+        }
+        let body = block::read_body(&header, &bytes).ok()?;
+        let links = footer::read(body, position)?;
+        Some(Sealed { header, links, bytes })
     }
 
     /// No segment at all: an empty log, unless something says that there was one.
@@ -283,27 +352,47 @@ impl Attempt<'_> {
             unattested: Vec::new(),
             cut: None,
             blocks: 0,
+            footers: 0,
             entries: 0,
+            footer: Footer::none(self.config.footer_bytes_max()),
             mapped: self.mapped,
         })))
     }
 
-    fn read(&mut self, chain: &[(u64, usize)], newest_bytes: &Bytes, load: &mut Load) -> Result<Outcome, EngineError> {
-        let mut replay = Replay { config: self.config, groups: BTreeMap::new() };
+    fn read(
+        &mut self,
+        chain: &[Link],
+        newest_bytes: &Bytes,
+        newest_links: Links,
+        load: &mut Load,
+    ) -> Result<Outcome, EngineError> {
+        let footer = Footer::none(self.config.footer_bytes_max());
+        let mut replay = Replay { config: self.config, groups: BTreeMap::new(), footer };
         let mut segments: Vec<Kept> = Vec::new();
         let mut blocks = 0;
         let mut unattested: VecDeque<Unattested> = VecDeque::new();
-        let mut cursor = Cursor::new(self.config, chain[0].0, self.files[chain[0].1].bytes);
+        let mut cursor = Cursor::new(self.config, chain[0].generation, self.files[chain[0].file].bytes);
         let mut before: Option<Cursor> = None;
-        for (nth, &(generation, at)) in chain.iter().enumerate() {
+        for (nth, link) in chain.iter().enumerate() {
+            let (generation, at) = (link.generation, link.file);
             let file = &self.files[at];
             let is_newest = nth + 1 == chain.len();
-            let bytes = if is_newest { newest_bytes.clone() } else { load(at, false)? };
+            if let Some(sealed) = &link.sealed {
+                cursor = cursor.over(sealed, file.bytes);
+                replay.sealed(sealed, cursor.generation_u32()?);
+                segments.push(cursor.kept(at)?);
+                before = Some(cursor);
+                continue;
+            }
+            let bytes = if is_newest { newest_bytes.clone() } else { load(at, How::Mapped)? };
             if !is_newest {
                 self.mapped.push(at);
             }
             if let Some(before) = before {
                 cursor = before.into_next(generation, file.bytes);
+            }
+            if is_newest {
+                replay.footer.begin(cursor.generation_u32()?, newest_links);
             }
             let continues = before.map(|before| (before.generation, before.lsn));
             let head = cursor.head(&bytes, continues);
@@ -355,10 +444,12 @@ impl Attempt<'_> {
                 }
                 let following = match chain.get(nth + 1) {
                     None => Following::None,
-                    Some((next, at)) => {
-                        let header = read_head_header(self.config, &self.files[*at]);
+                    Some(next) => {
+                        let header = read_head_header(self.config, &self.files[next.file]);
                         let fits = |header: &Header| {
-                            header.generation == *next && header.lsn == cursor.lsn && header.epoch >= cursor.epoch
+                            header.generation == next.generation
+                                && header.lsn == cursor.lsn
+                                && header.epoch >= cursor.epoch
                         };
                         if header.is_ok_and(|header| fits(&header)) { Following::Valid } else { Following::Invalid }
                     }
@@ -380,7 +471,8 @@ impl Attempt<'_> {
                     Verdict::Cut => {
                         segments.push(cursor.kept(at)?);
                         let tail = Tail { file, bytes: &bytes, found, cursor };
-                        return self.done(replay, segments, (blocks, unattested), &tail);
+                        let footers = chain.iter().filter(|link| link.sealed.is_some()).count();
+                        return self.done(replay, segments, (blocks, footers, unattested), &tail);
                     }
                 }
             }
@@ -400,16 +492,10 @@ impl Attempt<'_> {
     }
 
     /// Looks at everything that is not part of the log: the rest of this segment, and the later ones.
-    fn look_behind(
-        &mut self,
-        bytes: &[u8],
-        from: usize,
-        later: &[(u64, usize)],
-        load: &mut Load,
-    ) -> Result<(), EngineError> {
+    fn look_behind(&mut self, bytes: &[u8], from: usize, later: &[Link], load: &mut Load) -> Result<(), EngineError> {
         self.seen.look(self.config, bytes, from);
-        for (_, at) in later {
-            self.seen.look(self.config, &load(*at, false)?, 0);
+        for link in later {
+            self.seen.look(self.config, &load(link.file, How::Mapped)?, 0);
         }
         Ok(())
     }
@@ -418,11 +504,11 @@ impl Attempt<'_> {
         &mut self,
         replay: Replay,
         segments: Vec<Kept>,
-        (blocks, unattested): (u64, VecDeque<Unattested>),
+        (blocks, footers, unattested): (u64, usize, VecDeque<Unattested>),
         tail: &Tail,
     ) -> Result<Outcome, EngineError> {
         let entries = replay.entries();
-        let groups = replay.finish(&tail.file.path, tail.cursor.generation_u32()?, tail.bytes)?;
+        let (groups, footer) = replay.finish(tail)?;
         let attested = self.seen.attested;
         // What follows may be an earlier life of a recycled segment; then nothing was torn.
         let torn = matches!(tail.found, BlockError::Header | BlockError::Body);
@@ -443,7 +529,9 @@ impl Attempt<'_> {
             unattested: unattested.into_iter().filter(|block| block.lsn > attested).collect(),
             cut,
             blocks,
+            footers,
             entries,
+            footer,
             mapped: std::mem::take(&mut self.mapped),
         })))
     }
@@ -491,6 +579,12 @@ impl Cursor {
             body_len: 0,
             sections: 0,
         }
+    }
+
+    /// Behind the last batch of a sealed segment.
+    fn over(self, sealed: &Sealed, file_bytes: u64) -> Cursor {
+        let Header { generation, position, lsn, epoch, .. } = sealed.header;
+        Cursor { generation, file_bytes, position, lsn, epoch, ..self }
     }
 
     fn into_next(self, generation: u64, file_bytes: u64) -> Cursor {
@@ -553,7 +647,9 @@ impl Cursor {
 /// The groups as the blocks taken so far say.
 struct Replay<'a> {
     config: &'a Config,
-    groups: BTreeMap<GroupId, (GroupLog, Group)>,
+    groups: Groups,
+    /// Of the newest segment.
+    footer: Footer,
 }
 
 /// Segments are pinned once all is known.
@@ -580,25 +676,14 @@ impl Replay<'_> {
     }
 
     fn section(&mut self, section: &Section, generation: u32, at: usize) -> Result<(), SectionError> {
-        if !self.groups.contains_key(&section.group) {
-            if section.conf.is_none() {
-                return Err(SectionError::Unknown);
-            }
-            let log = GroupLog::new(section.group, ConfState::default(), 0, self.config.record_bytes_max);
-            let group = Group {
-                group: section.group,
-                said: true,
-                hard: HardState::default(),
-                base: EntryId::default(),
-                snapshot: None,
-                conf: ConfState::default(),
-                runs: Runs::default(),
-            };
-            self.groups.insert(section.group, (log, group));
+        let known = self.groups.get(&section.group).is_some_and(|(_, group)| group.said);
+        if !known && section.conf.is_none() {
+            return Err(SectionError::Unknown);
         }
-        let (log, group) = self.groups.get_mut(&section.group).expect("inserted above");
+        let (log, group) = group_of(&mut self.groups, section.group, self.config);
         if let Some(conf) = &section.conf {
             log.conf.clone_from(conf);
+            group.said = true;
         }
         if section.snapshot.is_some() {
             log.snapshot = section.snapshot;
@@ -620,14 +705,7 @@ impl Replay<'_> {
             return Err(SectionError::Record(entries.after));
         }
         let first = entries.after.next();
-        let hole = first > log.last_index().next() || first <= log.entries().start();
-        log.entries_mut().replace_from(first);
-        if hole {
-            // What is missing was recycled: it is compacted or overwritten further on, see `finish`.
-            group.runs.clear(&mut Nobody);
-        } else {
-            group.runs.truncate(first, log.entries(), &mut Nobody);
-        }
+        replace_from(log, group, first);
         let mut index = first;
         for record in Records::new(entries.run) {
             let record = record.map_err(|_| SectionError::Record(index))?;
@@ -642,8 +720,24 @@ impl Replay<'_> {
         }
         let offset = u32::try_from(at + entries.offset).map_err(|_| SectionError::Length)?;
         let len = u32::try_from(entries.run.len()).map_err(|_| SectionError::Length)?;
+        self.footer.add(group.group, &mut group.mark, offset, entries.run);
         group.runs.push(Run { first, segment: generation, offset, len }, index.prev(), None, &mut Nobody);
         Ok(())
+    }
+
+    /// Takes the entries of a sealed segment by its footer. Whatever else is known of their groups is in the checkpoint
+    /// of a later head.
+    fn sealed(&mut self, sealed: &Sealed, generation: u32) {
+        let body = block::read_body(&sealed.header, &sealed.bytes).expect("verified before");
+        for item in Items::new(body).expect("read before") {
+            let (log, group) = group_of(&mut self.groups, item.group, self.config);
+            let first = item.id.index;
+            replace_from(log, group, first);
+            log.entries_mut().push_words(item.id, item.words());
+            let len = u32::try_from(item.len).expect("within a segment");
+            let last = Index(first.0 + u64::from(item.records) - 1);
+            group.runs.push(Run { first, segment: generation, offset: item.offset, len }, last, None, &mut Nobody);
+        }
     }
 
     fn entries(&self) -> u64 {
@@ -651,14 +745,14 @@ impl Replay<'_> {
     }
 
     /// Checks that every log is without holes, and caches what lies in the last segment.
-    fn finish(
-        mut self,
-        file: &Path,
-        tail: u32,
-        bytes: &[u8],
-    ) -> Result<BTreeMap<GroupId, (GroupLog, Group)>, EngineError> {
+    fn finish(mut self, tail: &Tail) -> Result<(Groups, Footer), EngineError> {
+        let (file, generation, bytes) = (&tail.file.path, tail.cursor.generation_u32()?, tail.bytes);
         for (slot, (log, group)) in self.groups.values_mut().enumerate() {
             let (base, start) = (log.base.index, log.entries().start());
+            if !group.said {
+                let reason = Reason::Section { lsn: tail.cursor.lsn, error: SectionError::Unknown };
+                return Err(refused(file, 0, reason));
+            }
             if base != start {
                 return Err(refused(file, 0, Reason::Hole { group: log.group(), base, start }));
             }
@@ -671,10 +765,41 @@ impl Replay<'_> {
             group.conf = log.conf.clone();
             group.runs.fill(|run| {
                 let (from, len) = (run.offset as usize, run.len as usize);
-                (run.segment == tail).then(|| Bytes::copy_from_slice(&bytes[from..from + len]))
+                (run.segment == generation).then(|| Bytes::copy_from_slice(&bytes[from..from + len]))
             });
         }
-        Ok(self.groups)
+        Ok((self.groups, self.footer))
+    }
+}
+
+/// The group, made out of nothing if it is new.
+fn group_of<'a>(groups: &'a mut Groups, id: GroupId, config: &Config) -> (&'a mut GroupLog, &'a mut Group) {
+    let (log, group) = groups.entry(id).or_insert_with(|| {
+        let log = GroupLog::new(id, ConfState::default(), 0, config.record_bytes_max);
+        let group = Group {
+            group: id,
+            said: false,
+            hard: HardState::default(),
+            base: EntryId::default(),
+            snapshot: None,
+            conf: ConfState::default(),
+            runs: Runs::default(),
+            mark: Mark::default(),
+        };
+        (log, group)
+    });
+    (log, group)
+}
+
+/// Makes the log ready for entries from `first` on.
+fn replace_from(log: &mut GroupLog, group: &mut Group, first: Index) {
+    let hole = first > log.last_index().next() || first <= log.entries().start();
+    log.entries_mut().replace_from(first);
+    if hole {
+        // What is missing was recycled: it is compacted or overwritten further on, see `finish`.
+        group.runs.clear(&mut Nobody);
+    } else {
+        group.runs.truncate(first, log.entries(), &mut Nobody);
     }
 }
 
@@ -704,7 +829,7 @@ mod tests {
     fn the_whole_table() {
         use BlockError as E;
         let errors = [E::Blank, E::Magic, E::Header, E::Misplaced, E::Length, E::Body, E::Stale];
-        let strangers = [E::Version(2), E::Foreign(9)];
+        let strangers = [E::Version(3), E::Foreign(9)];
         let mut cases = 0;
         for attested in [false, true] {
             for following in [Following::Valid, Following::Invalid, Following::None] {

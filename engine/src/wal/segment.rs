@@ -76,6 +76,8 @@ pub(crate) struct Segment {
     pub(crate) next: u64,
     /// The last batch in it.
     pub(crate) last_lsn: u64,
+    /// Its footer is on its way to the disk.
+    pub(crate) sealing: bool,
     /// Groups with a run in it.
     pub(crate) pins: u32,
     pub(crate) mapping: Option<Mapping>,
@@ -85,7 +87,17 @@ pub(crate) struct Segment {
 
 impl Segment {
     pub(crate) fn new(generation: u32, bytes: u64) -> Segment {
-        Segment { generation, file: None, bytes, next: 0, last_lsn: 0, pins: 0, mapping: None, cached: VecDeque::new() }
+        Segment {
+            generation,
+            file: None,
+            bytes,
+            next: 0,
+            last_lsn: 0,
+            sealing: false,
+            pins: 0,
+            mapping: None,
+            cached: VecDeque::new(),
+        }
     }
 }
 
@@ -140,11 +152,12 @@ impl Chain {
         self.segments.front().expect("an open log has an active segment")
     }
 
-    /// The oldest sealed and durable segment whose runs may be cached.
+    /// The oldest sealed and durable segment whose runs may be cached. Without them the file is mapped, so nothing may
+    /// be on its way to it.
     pub(crate) fn evictable(&mut self, durable: u64) -> Option<&mut Segment> {
         let sealed = self.segments.len().saturating_sub(1);
         let mut segments = self.segments.iter_mut().take(sealed);
-        segments.find(|segment| !segment.cached.is_empty() && segment.last_lsn <= durable)
+        segments.find(|segment| !segment.cached.is_empty() && segment.last_lsn <= durable && !segment.sealing)
     }
 
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Segment> {

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ringraft_io::{AlignedBuf, Io, Token};
+use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Io, Token};
 use ringraft_raft::{GroupId, Index};
 
 use super::block::{self, Head, Header, Kind, padded_len};
+use super::footer::{Footer, Links};
 use super::pool::Pool;
 use super::section::{self, Parts};
 use super::segment::{Chain, Segment};
@@ -33,6 +34,8 @@ pub(crate) struct Writer {
     /// Of the durable blocks.
     first: u32,
     next_generation: u32,
+    /// Of the active segment.
+    pub(crate) footer: Footer,
     open: Option<Open>,
     queue: VecDeque<Full>,
     queue_bytes: usize,
@@ -83,7 +86,7 @@ pub(crate) struct Place {
 
 impl Writer {
     /// A writer that goes on behind batch `last_lsn`, which is durable.
-    pub(crate) fn new(config: &Config, epoch: u64, last_lsn: u64, next_generation: u32) -> Writer {
+    pub(crate) fn new(config: &Config, epoch: u64, last_lsn: u64, next_generation: u32, footer: Footer) -> Writer {
         Writer {
             log_id: config.log_id,
             segment_bytes: config.segment_bytes,
@@ -96,6 +99,7 @@ impl Writer {
             last_put: 0,
             first: 0,
             next_generation,
+            footer,
             open: None,
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -131,15 +135,22 @@ impl Writer {
         self.attested >= self.last_put
     }
 
-    /// Bytes left in the active segment behind the block being filled.
+    /// Bytes left in the active segment between the block being filled and its footer.
     pub(crate) fn segment_left(&self, chain: &Chain) -> u64 {
         let active = chain.active();
-        active.bytes - active.next - self.open.as_ref().map_or(0, |open| padded_len(open.body_len) as u64)
+        let open = self.open.as_ref().map_or(0, |open| padded_len(open.body_len) as u64);
+        (active.bytes - active.next - open).saturating_sub(self.footer.room(0))
     }
 
     /// Makes sure that a section of `len` bytes fits the block being filled; gives the bytes there are. Begins another
     /// block or segment if needed: `groups` are then written as the checkpoint.
     pub(crate) fn reserve(&mut self, len: usize, chain: &mut Chain, groups: &[Group]) -> usize {
+        // A segment with a batch in it is rather ended than filled so far that its footer has no room.
+        let room = if chain.active().last_lsn > self.footer.head_lsn() { self.footer.room(len) } else { 0 };
+        self.reserve_beside(room, len, chain, groups)
+    }
+
+    fn reserve_beside(&mut self, room: u64, len: usize, chain: &mut Chain, groups: &[Group]) -> usize {
         if let Some(open) = &self.open {
             let left = open.buf.len() - block::HEADER - open.body_len;
             if left >= len {
@@ -149,7 +160,7 @@ impl Writer {
         self.close(chain);
         let block_len = padded_len(len);
         let left = chain.active().bytes - chain.active().next;
-        if left < block_len as u64 {
+        if left < block_len as u64 + room {
             self.rotate(chain, groups);
         }
         let active = chain.active_mut();
@@ -158,7 +169,8 @@ impl Writer {
         let (generation, position) = (active.generation, active.next);
         self.last_lsn += 1;
         active.last_lsn = self.last_lsn;
-        let buf = self.buffer(self.batch_bytes_max.min(left).max(block_len));
+        let room = usize::try_from(self.footer.room(self.batch_bytes_max)).expect("bounded");
+        let buf = self.buffer(self.batch_bytes_max.min(left.saturating_sub(room)).max(block_len));
         let left = buf.len() - block::HEADER;
         self.open = Some(Open { buf, lsn: self.last_lsn, generation, position, body_len: 0, sections: 0 });
         left
@@ -189,12 +201,18 @@ impl Writer {
         }
     }
 
+    /// The same, in the active segment as long as there is any room: while the log is being opened.
+    pub(crate) fn begin_here(&mut self, chain: &mut Chain, groups: &[Group]) {
+        self.reserve_beside(0, 0, chain, groups);
+    }
+
     /// Begins another segment.
     pub(crate) fn rotate(&mut self, chain: &mut Chain, groups: &[Group]) {
         assert!(self.open.is_none(), "the block being filled belongs to the segment before");
         let generation = self.next_generation;
         self.next_generation = generation.checked_add(1).expect("fewer than 2^32 segments");
         let previous = chain.iter().next_back().map_or(0, |segment| segment.generation);
+        let footer = self.seal(chain);
         let mut segment = Segment::new(generation, self.segment_bytes);
         segment.last_lsn = self.last_lsn;
 
@@ -202,7 +220,7 @@ impl Writer {
         let body_len = block::HEAD + said().map(|group| section::HEADER + checkpoint(group).len()).sum::<usize>();
         let mut buf = self.buffer(padded_len(body_len));
         let body = &mut buf[block::HEADER..];
-        block::put_head(&Head { previous: previous.into(), segment_bytes: self.segment_bytes }, body);
+        block::put_head(&Head { previous: previous.into(), footer, segment_bytes: self.segment_bytes }, body);
         let (mut at, mut sections) = (block::HEAD, 0);
         for group in said() {
             at += section::put(group.group, &checkpoint(group), None, &mut body[at..]);
@@ -212,7 +230,26 @@ impl Writer {
         segment.next = buf.len() as u64;
         chain.push(segment);
         let lsn = self.last_lsn;
+        self.footer.begin(generation, Links { previous: previous.into(), head_lsn: lsn, previous_footer: footer });
         self.enqueue(Kind::Head, lsn, generation, 0, body_len, sections, buf, chain);
+    }
+
+    /// Writes the footer of the active segment, if there is room. Gives its place, in blocks; 0: there is none.
+    fn seal(&mut self, chain: &mut Chain) -> u32 {
+        let Some(active) = chain.iter().next_back() else { return 0 };
+        let (generation, position) = (active.generation, active.next);
+        if !self.footer.fits(active.bytes - position) {
+            return 0;
+        }
+        let body_len = self.footer.body_len();
+        let mut buf = self.buffer(padded_len(body_len));
+        self.footer.write(&mut buf[block::HEADER..block::HEADER + body_len]);
+        let active = chain.active_mut();
+        active.next += buf.len() as u64;
+        active.sealing = true;
+        let lsn = self.last_lsn;
+        self.enqueue(Kind::Footer, lsn, generation, position, body_len, 0, buf, chain);
+        u32::try_from(position / BLOCK_ALIGN as u64).expect("a segment is at most 2 GiB")
     }
 
     /// Sends what may be sent; see [`Engine::submit`](crate::Engine::submit).
@@ -281,6 +318,9 @@ impl Writer {
                 assert!(block.lsn == self.durable + 1, "batches become durable one by one");
                 self.durable = block.lsn;
             }
+            if block.kind == Kind::Footer {
+                chain.get_mut(block.generation).sealing = false;
+            }
             self.first = self.first.max(block.first);
             self.inflight.pop_front();
         }
@@ -342,7 +382,7 @@ impl Writer {
     }
 
     fn recycle(&mut self, buf: AlignedBuf) {
-        if buf.capacity() == self.batch_bytes_max && self.buffers.len() < self.inflight_max + 2 {
+        if buf.capacity() == self.batch_bytes_max && self.buffers.len() < self.inflight_max + 3 {
             self.buffers.push(buf);
         }
     }
@@ -355,6 +395,7 @@ pub(crate) fn checkpoint(group: &Group) -> Parts<'_> {
         base: Some(group.base),
         snapshot: group.snapshot,
         conf: Some(&group.conf),
-        reset: false,
+        // Footers do not tell of entries that are gone: what an older one has of this group counts no more.
+        reset: group.runs.last_index().is_none(),
     }
 }
