@@ -34,8 +34,8 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// Bytes of entries kept in memory, beside those of the active segment (which always are).
     pub cache_bytes_max: u64,
-    /// Read and verify all of the log when it is opened, as if no segment had a footer. Otherwise only the newest segment
-    /// is read whole; damage in an older one is found when the entry in it is read.
+    /// Read and verify all of the log when it is opened, as if no segment had a footer. Otherwise only the newest
+    /// segment is read whole; damage in an older one is found when the entry in it is read.
     pub verify_on_open: bool,
     /// The bits of a token that say whose it is.
     pub token_mask: u64,

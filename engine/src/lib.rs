@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod group;
 mod group_log;
+pub mod inspect;
 pub mod snapshot;
 mod wal;
 

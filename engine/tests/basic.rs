@@ -338,6 +338,7 @@ proptest! {
         }
         rig.check();
         rig.settle();
+        crate::inspect::agrees(&rig.world.files, &rig.said);
         rig.reopen().check();
     }
 }

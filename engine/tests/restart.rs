@@ -1,9 +1,12 @@
-//! How long it takes to open a log of a GiB on a real disk.
+//! Logs on a real disk: how long it takes to open one of a GiB, and looking at one that is written.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use ringraft_engine::inspect;
 use ringraft_engine::{Config, Engine, GroupLog, Write};
 use ringraft_io::uring::{Uring, UringConfig, UringWorld};
 use ringraft_io::{Io, Job, Token};
@@ -99,4 +102,53 @@ fn restart_of_a_gibibyte() {
         let log = &logs[0];
         engine.read(&mut io, log, Index(0), log.last_index(), &mut out).unwrap();
     }
+}
+
+/// A log that is written, compacted and recycled all the time is found intact at any moment.
+#[test]
+fn a_log_in_use_can_be_looked_at() {
+    if UringWorld::start(UringConfig::new(1)).and_then(|mut w| w.take_seeds().pop().unwrap().into_io()).is_err() {
+        println!("skipped: no io_uring here");
+        return;
+    }
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    let done = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let done = done.clone();
+        move || {
+            let (_world, mut io) = world();
+            let mut config = Config { segment_bytes: 256 << 10, batch_bytes_max: 16 << 10, ..Config::new(path, 7) };
+            config.record_bytes_max = 16 << 10;
+            let (mut engine, _, _) = Engine::open(&mut io, config).unwrap();
+            let mut logs: Vec<_> = (1..=3).map(|id| engine.create(GroupId(id), conf(3)).unwrap()).collect();
+            while !done.load(Ordering::Relaxed) {
+                for log in &mut logs {
+                    let last = log.last_index();
+                    if engine.has_room_for(log, 4096) {
+                        put(log, &mut engine, 1 + last.0 % 5, &[7; 500]);
+                    }
+                    if last.0 > log.base().index.0 + 1500 {
+                        engine.compact(log, Index(last.0 - 500)).unwrap();
+                    }
+                }
+                turn(&mut io, &mut engine);
+            }
+            engine.stats().written_bytes
+        }
+    });
+    let (mut checks, mut batches) = (0, 0);
+    let begun = Instant::now();
+    while begun.elapsed().as_millis() < 700 {
+        // Before the first segment there is no directory, or nothing in it.
+        let Ok(check) = inspect::check(dir.path(), None) else { continue };
+        assert!(check.is_intact(), "{check:?}");
+        assert!(check.last_batch >= batches, "it goes on");
+        (checks, batches) = (checks + 1, check.last_batch);
+    }
+    done.store(true, Ordering::Relaxed);
+    let written = writer.join().unwrap();
+    println!("{checks} checks while {written} bytes were written");
+    let check = inspect::check(dir.path(), Some(7)).unwrap();
+    assert!(check.is_intact() && !check.changing && check.groups.len() == 3);
 }
