@@ -34,6 +34,10 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// Bytes of entries kept in memory, beside those of the active segment (which always are).
     pub cache_bytes_max: u64,
+    /// While more than `segments_max` segments are in use, groups that keep the oldest one are written again at the
+    /// end: at most so many bytes for every 100 bytes written, and only groups whose entries fill at most half a batch
+    /// (larger ones have to be compacted). 0: never.
+    pub rewrite_percent: u32,
     /// Read and verify all of the log when it is opened, as if no segment had a footer. Otherwise only the newest
     /// segment is read whole; damage in an older one is found when the entry in it is read.
     pub verify_on_open: bool,
@@ -58,6 +62,7 @@ impl Config {
             batches_inflight_max: 2,
             queue_bytes_max: 16 << 20,
             cache_bytes_max: 64 << 20,
+            rewrite_percent: 25,
             verify_on_open: false,
             token_mask: 0xff << 56,
             token_base: 0x0e << 56,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Completion, Io, Token};
-use ringraft_raft::record::Records;
+use ringraft_raft::record::{GroupSeed, Records};
 use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, Storage, StorageError};
 
 use crate::config::Config;
@@ -84,6 +84,8 @@ pub struct Stats {
     pub written_bytes: u64,
     /// Batches written since the log was opened.
     pub written_batches: u64,
+    /// Bytes of entries written again because their groups kept the oldest segment.
+    pub rewritten_bytes: u64,
 }
 
 /// The log of one shard: many groups in one sequence of batches.
@@ -101,8 +103,24 @@ pub struct Engine {
     writer: Writer,
     tokens: Tokens,
     cached_bytes: u64,
+    rewriting: Rewriting,
     failed: Option<EngineError>,
 }
+
+/// Writing survivors again.
+#[derive(Default, Debug)]
+struct Rewriting {
+    /// The group to look at next.
+    slot: usize,
+    /// Bytes that may be written again now.
+    credit: u64,
+    /// Bytes written that have given credit.
+    seen: u64,
+    bytes: u64,
+}
+
+/// Groups looked at in one turn for survivors to write again.
+const REWRITE_LOOKS: usize = 64;
 
 /// Makes the engine's tokens.
 #[derive(Debug)]
@@ -179,6 +197,7 @@ impl Engine {
             writer,
             tokens,
             cached_bytes: 0,
+            rewriting: Rewriting::default(),
             failed: None,
             config,
         };
@@ -326,6 +345,7 @@ impl Engine {
         if self.failed.is_some() {
             return;
         }
+        self.rewrite_survivors(io);
         let tokens = &mut self.tokens;
         let mut token = || tokens.next();
         self.pool.maintain(io, &mut token);
@@ -439,6 +459,7 @@ impl Engine {
             cached_bytes: self.cached_bytes,
             written_bytes: self.writer.written_bytes,
             written_batches: self.writer.written_batches,
+            rewritten_bytes: self.rewriting.bytes,
         }
     }
 
@@ -595,17 +616,8 @@ impl Engine {
             return Ok((bytes.slice(from..to), next));
         }
         let segment = self.chain.get_mut(run.segment);
-        let file = segment.file.as_mut().expect("a sealed segment is in a file");
-        let mapping = match &segment.mapping {
-            Some(mapping) => mapping,
-            None => {
-                let map = io.map(file.id);
-                let map = map.map_err(|source| ReadError::Map { file: file.path.clone(), source: Arc::new(source) })?;
-                file.mapped_once = true;
-                segment.mapping.insert(Mapping::new(map))
-            }
-        };
-        let mapping = mapping.bytes();
+        let mapping = mapped(io, segment)?;
+        let file = segment.file.as_ref().expect("a sealed segment is in a file");
         let offset = run.offset as usize;
         let damaged = |index| ReadError::Damaged { file: file.path.clone(), offset: offset as u64, index };
         if mapping.len() < offset + to {
@@ -621,6 +633,75 @@ impl Engine {
             index = index.next();
         }
         if index == next { Ok((bytes, next)) } else { Err(damaged(index)) }
+    }
+
+    /// Writes small groups that keep the oldest segment again, so that it can be given up. What is staged is not
+    /// touched: it comes behind.
+    fn rewrite_survivors<I: Io>(&mut self, io: &mut I) {
+        let percent = u64::from(self.config.rewrite_percent);
+        if percent == 0 || self.chain.len() <= self.config.segments_max || self.groups.is_empty() {
+            return;
+        }
+        let written = self.writer.written_bytes - self.rewriting.seen;
+        self.rewriting.seen = self.writer.written_bytes;
+        let most = self.config.batch_bytes_max / 2;
+        self.rewriting.credit = (self.rewriting.credit + written * percent / 100).min(2 * most as u64);
+        let oldest = Some(self.chain.oldest().generation);
+        for _ in 0..REWRITE_LOOKS.min(self.groups.len()) {
+            let slot = self.rewriting.slot % self.groups.len();
+            self.rewriting.slot = slot + 1;
+            let runs = &self.groups[slot].runs;
+            let Some(bytes) = runs.bytes_upto(most).filter(|_| runs.oldest_segment() == oldest) else { continue };
+            if self.rewriting.credit < bytes as u64 || self.room(bytes).is_err() {
+                // Its turn comes when there is credit or room.
+                self.rewriting.slot = slot;
+                return;
+            }
+            if self.rewrite(io, slot).is_some() {
+                self.rewriting.credit -= bytes as u64;
+                self.rewriting.bytes += bytes as u64;
+            }
+        }
+    }
+
+    /// Writes all entries of a group again, as one section: a crash finds all of it, or none and the old ones. Nothing
+    /// is done if they cannot be read.
+    fn rewrite<I: Io>(&mut self, io: &mut I, slot: usize) -> Option<()> {
+        let Group { group: id, runs, .. } = &self.groups[slot];
+        let (id, seed) = (*id, GroupSeed::of(*id));
+        let (first, last) = (runs.get(0)?.0.first, runs.last_index()?);
+        let mut bytes = Vec::new();
+        for at in 0.. {
+            match runs.get(at) {
+                Some((_, Some(cached))) => bytes.extend_from_slice(cached),
+                Some((run, None)) => {
+                    let mapping = mapped(io, self.chain.get_mut(run.segment)).ok()?;
+                    bytes.extend_from_slice(mapping.get(run.offset as usize..(run.offset + run.len) as usize)?);
+                }
+                None => break,
+            }
+        }
+        let mut index = first;
+        for record in Records::new(&bytes) {
+            record.ok().filter(|record| record.id.index == index && record.verify(seed))?;
+            index = index.next();
+        }
+        let records = u32::try_from(index.0 - first.0).ok().filter(|_| index == last.next())?;
+        let bytes = Bytes::from(bytes);
+        self.writer.reserve(section::HEADER + bytes.len(), &mut self.chain, &self.groups);
+        let place = self.writer.put(id, &Parts::default(), Some((first.prev(), records, &bytes)));
+        let group = &mut self.groups[slot];
+        let before = group.runs.cached_bytes();
+        self.writer.footer.add(id, &mut group.mark, place.offset, &bytes);
+        group.runs.clear(&mut self.chain);
+        let len = u32::try_from(bytes.len()).expect("bytes of one block");
+        let run = Run { first, segment: place.generation, offset: place.offset, len };
+        group.runs.push(run, last, Some(bytes), &mut self.chain);
+        self.cached_bytes = self.cached_bytes - before + group.runs.cached_bytes();
+        let slot = u32::try_from(slot).expect("fewer than 2^32 groups");
+        self.chain.get_mut(place.generation).cached.push_back(slot);
+        self.evict();
+        Some(())
     }
 
     /// Takes the groups that were found.
@@ -686,6 +767,21 @@ impl Engine {
         self.chain.active_mut().file = Some(file);
         Ok(())
     }
+}
+
+/// The mapping of a sealed segment.
+fn mapped<I: Io>(io: &mut I, segment: &mut Segment) -> Result<Bytes, ReadError> {
+    let file = segment.file.as_mut().expect("a sealed segment is in a file");
+    let mapping = match &segment.mapping {
+        Some(mapping) => mapping,
+        None => {
+            let map = io.map(file.id);
+            let map = map.map_err(|source| ReadError::Map { file: file.path.clone(), source: Arc::new(source) })?;
+            file.mapped_once = true;
+            segment.mapping.insert(Mapping::new(map))
+        }
+    };
+    Ok(mapping.bytes().clone())
 }
 
 /// The segment files of the directory, by number.

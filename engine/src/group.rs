@@ -157,6 +157,11 @@ impl Runs {
         (!self.runs.is_empty()).then_some(self.last)
     }
 
+    /// Bytes of all runs, if they are at most `max`.
+    pub(crate) fn bytes_upto(&self, max: usize) -> Option<usize> {
+        self.runs.iter().try_fold(0, |sum, run| Some(sum + run.len as usize).filter(|sum| *sum <= max))
+    }
+
     pub(crate) fn cached_bytes(&self) -> u64 {
         self.cached_bytes
     }

@@ -1,7 +1,7 @@
 //! Looking at the files of a log from outside: what is in it, whether it is intact, what takes the space.
 //!
-//! Read-only, and without the lock of the directory: nothing is changed, and the log may be in use. What is found of a log
-//! in use is a moment of it; files that changed while they were read are read again if something looked wrong.
+//! Read-only, and without the lock of the directory: nothing is changed, and the log may be in use. What is found of a
+//! log in use is a moment of it; files that changed while they were read are read again if something looked wrong.
 //!
 //! Everything is read, past damage as far as blocks can still be told. See `FORMAT.md`.
 

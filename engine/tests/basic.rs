@@ -1,7 +1,7 @@
 //! Round trips, recycling, reading, failing.
 
 use proptest::prelude::*;
-use ringraft_engine::{EngineError, ReadError};
+use ringraft_engine::{Config, EngineError, ReadError};
 use ringraft_raft::{EntryId, Index, Term};
 
 use crate::rig::{Rig, small};
@@ -86,6 +86,44 @@ fn idle_groups_pin_and_are_named() {
     rig.settle();
     assert!(rig.engine.stats().segments < segments.min(3));
     assert_eq!(rig.engine.pinning_groups().count(), 0);
+    rig.reopen().check();
+}
+
+/// Groups that never advance do not hold the log.
+#[test]
+fn survivors_are_written_again() {
+    let config = Config { rewrite_percent: 25, ..small(16) };
+    let mut rig = Rig::new(config);
+    for group in 10..90 {
+        rig.put(group, &[10, 20]);
+        rig.append(group, 2, &[30], Some(1)).unwrap();
+    }
+    rig.put(5, &[1500; 2]);
+    rig.settle();
+    let mut most = 0;
+    for round in 1..2000 {
+        rig.put(1, &[1500]);
+        rig.settle();
+        if round % 8 == 0 {
+            rig.compact(1, round - 4).unwrap();
+        }
+        most = most.max(rig.engine.stats().segments);
+        if round == 1500 {
+            // The one that is too large to be moved keeps all since, until it is compacted.
+            assert_eq!(rig.engine.pinning_groups().map(|group| group.0).collect::<Vec<_>>(), [5]);
+            rig.compact(5, 2).unwrap();
+            rig.settle();
+            rig = rig.reopen();
+        }
+        if round == 1520 {
+            most = 0;
+        }
+    }
+    let stats = rig.engine.stats();
+    assert!(most <= 7 && stats.segments <= 7, "{most} segments, {stats:?}");
+    assert!(stats.rewritten_bytes > 0 && stats.rewritten_bytes * 4 <= stats.written_bytes, "{stats:?}");
+    rig.check();
+    rig.settle();
     rig.reopen().check();
 }
 
@@ -332,7 +370,7 @@ proptest! {
     #![proptest_config(ProptestConfig::default())]
     #[test]
     fn any_history_survives(steps in prop::collection::vec(step(), 1..120)) {
-        let mut rig = Rig::new(small(24));
+        let mut rig = Rig::new(Config { rewrite_percent: 100, segments_max: 1, ..small(24) });
         for step in &steps {
             rig = apply(rig, step);
         }

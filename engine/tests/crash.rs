@@ -145,6 +145,8 @@ proptest! {
         let mut dice = Dice::new(seed);
         let mut config = small(blocks);
         config.batches_inflight_max = inflight;
+        config.rewrite_percent = if seed % 2 == 0 { 0 } else { 200 };
+        config.segments_max = 2;
         config.batch_bytes_max = if seed % 3 == 0 { 8192 } else { 4096 };
         config.batch_bytes_max = config.batch_bytes_max.min(usize::try_from(blocks / 2).unwrap() * 4096);
         let mut rig = Rig::new(config.clone());

@@ -77,6 +77,7 @@ pub(crate) fn small(segment_blocks: u64) -> Config {
         segments_max: 4,
         cache_bytes_max: 16 << 10,
         queue_bytes_max: 256 << 10,
+        rewrite_percent: 0,
         ..Config::new("/log", 77)
     }
 }
