@@ -1,6 +1,7 @@
 //! Rot and strangers: found or harmless, never silent.
 
-use ringraft_engine::{Engine, EngineError, Reason};
+use ringraft_engine::{Engine, EngineError, ReadError, Reason};
+use ringraft_raft::Index;
 
 use crate::crash::Dice;
 use crate::rig::{ROT, Rig, small};
@@ -190,4 +191,43 @@ fn two_damages_at_once_when(verify_on_open: bool) {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// Without its footer a segment is read whole; nothing else changes.
+#[test]
+fn damaged_footers_cost_time_only() {
+    let rig = sample(false);
+    let good = Rig::open(rig.world.files.clone(), rig.config.clone()).unwrap();
+    let all = good.report.footers;
+    assert!(all >= 2, "{all}");
+    let mut footers = 0;
+    for (path, bytes) in &rig.world.files {
+        for at in (0..bytes.len()).step_by(4096).filter(|at| bytes[*at..*at + 7] == *b"RRBK\x02\x00\x03") {
+            for (byte, bit) in [(9, 1), (30, 4), (90, 1), (120, 2)] {
+                let mut bad = rig.world.files.clone();
+                bad.get_mut(path).unwrap()[at + byte] ^= bit;
+                let after = Rig::open(bad, rig.config.clone()).unwrap();
+                assert_eq!(after.now, rig.said);
+                assert!(after.report.footers == all - 1 && after.report.blocks > good.report.blocks);
+            }
+            footers += 1;
+        }
+    }
+    assert_eq!(footers, all);
+}
+
+/// Damage in a segment that was not read when the log was opened is found when the entry is read.
+#[test]
+fn rot_in_a_sealed_segment_is_found_by_reading() {
+    let rig = sample(false);
+    let mut bad = rig.world.files.clone();
+    let path = bad.iter().find(|(_, bytes)| bytes[24] == 1).unwrap().0.clone();
+    bad.get_mut(&path).unwrap()[2 * 4096 + 200] ^= 1;
+    let mut world = World::on(bad);
+    let (mut engine, logs, report) = Engine::open(&mut world, rig.config.clone()).unwrap();
+    assert!(report.footers > 0);
+    let mut out = Vec::new();
+    let error = engine.read(&mut world, &logs[0], Index(0), Index(2), &mut out).unwrap_err();
+    assert!(matches!(error, ReadError::Damaged { ref file, index: Index(1), .. } if *file == path), "{error}");
+    engine.read(&mut world, &logs[0], Index(2), Index(4), &mut out).unwrap();
 }
