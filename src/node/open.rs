@@ -166,6 +166,8 @@ fn engine_config(config: &NodeConfig, shard: ShardNo) -> ringraft_engine::Config
     engine.record_bytes_max = config.record_size_max;
     engine.segments_max = config.segments_max;
     engine.cache_bytes_max = config.cache_size_max as u64;
+    // Damage is found now, and refused, rather than when an entry is read.
+    engine.verify_on_open = true;
     engine.token_base = tokens::ENGINE;
     engine.token_mask = tokens::MASK;
     engine
