@@ -4,13 +4,20 @@ use std::collections::VecDeque;
 
 use crate::types::Index;
 
-/// Appends in flight to one follower, oldest first. Takes memory only as the window fills.
+/// Appends in flight to one follower, oldest first. Takes memory only as the window fills: most members of most groups
+/// have nothing in flight.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inflights {
-    window: VecDeque<(Index, u64)>,
-    size: u64,
+    window: Option<Box<Window>>,
     count_max: usize,
     size_max: u64,
+}
+
+/// What is in flight: the last index and the size of each append.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Window {
+    appends: VecDeque<(Index, u64)>,
+    size: u64,
 }
 
 impl Inflights {
@@ -18,25 +25,25 @@ impl Inflights {
     /// (0: any number of bytes).
     #[must_use]
     pub fn new(count_max: usize, size_max: u64) -> Inflights {
-        Inflights { window: VecDeque::new(), size: 0, count_max, size_max }
+        Inflights { window: None, count_max, size_max }
     }
 
     /// Messages in flight.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.window.len()
+        self.window.as_ref().map_or(0, |window| window.appends.len())
     }
 
     /// Bytes in flight.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.size
+        self.window.as_ref().map_or(0, |window| window.size)
     }
 
     /// Whether nothing more may be sent.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.window.len() >= self.count_max || (self.size_max != 0 && self.size >= self.size_max)
+        self.count() >= self.count_max || (self.size_max != 0 && self.size() >= self.size_max)
     }
 
     /// Notes an append whose last entry is `last`.
@@ -45,26 +52,41 @@ impl Inflights {
     /// If the window is full, or `last` does not come after the append before.
     pub fn add(&mut self, last: Index, size: u64) {
         assert!(!self.is_full(), "an append beyond the window");
-        assert!(self.window.back().is_none_or(|(before, _)| *before < last), "appends leave in order");
-        self.window.push_back((last, size));
-        self.size += size;
+        let window = self.window.get_or_insert_default();
+        assert!(window.appends.back().is_none_or(|(before, _)| *before < last), "appends leave in order");
+        window.appends.push_back((last, size));
+        window.size += size;
     }
 
     /// Forgets the appends that end at or before `index`: they are answered.
     pub fn free_to(&mut self, index: Index) {
-        while let Some((last, size)) = self.window.front().copied() {
+        let Some(window) = &mut self.window else { return };
+        while let Some((last, size)) = window.appends.front().copied() {
             if last > index {
                 break;
             }
-            self.size -= size;
-            self.window.pop_front();
+            window.size -= size;
+            window.appends.pop_front();
         }
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.window.clear();
-        self.size = 0;
+        if let Some(window) = &mut self.window {
+            window.appends.clear();
+            window.size = 0;
+        }
+    }
+
+    /// Gives back the memory of an empty window.
+    pub(crate) fn shrink(&mut self) {
+        self.window.take_if(|window| window.appends.is_empty());
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn memory(&self) -> usize {
+        let heap = |window: &Window| size_of::<Window>() + window.appends.capacity() * size_of::<(Index, u64)>();
+        self.window.as_deref().map_or(0, heap)
     }
 }
 

@@ -254,6 +254,17 @@ impl<S: Storage> RaftLog<S> {
         }
     }
 
+    /// Gives back memory that is not in use.
+    pub(crate) fn shrink(&mut self) {
+        self.unstable.shrink();
+        self.handed_out.shrink_to_fit();
+    }
+
+    /// Bytes on the heap, beside the storage's.
+    pub(crate) fn memory(&self) -> usize {
+        self.unstable.memory() + self.handed_out.capacity() * size_of::<HandedOut>()
+    }
+
     /// A snapshot takes the place of the log.
     pub(crate) fn restore(&mut self, at: EntryId) {
         assert!(at.index > self.committed, "a snapshot at {at} behind the commit index {}", self.committed);

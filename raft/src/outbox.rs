@@ -28,14 +28,17 @@ impl<S: Storage> Raft<S> {
     /// Hands out all there is to do. Clears `out` first, and keeps its memory: give back the same one each turn, with
     /// its `append` still in it, and nothing is allocated.
     pub fn ready(&mut self, out: &mut Ready) {
-        self.flush();
         if let Some(before) = out.append.take() {
             self.spare = before.after_sync.into_memory();
         }
         out.messages.clear();
-        out.reads.clear();
+        out.messages.append(&mut self.messages);
+        // What is made only now is made in the shell's memory, which may serve many groups.
         std::mem::swap(&mut out.messages, &mut self.messages);
-        std::mem::swap(&mut out.reads, &mut self.read_states);
+        self.flush();
+        std::mem::swap(&mut out.messages, &mut self.messages);
+        out.reads.clear();
+        out.reads.append(&mut self.read_states);
         out.append = self.take_append();
         out.commit = (self.log.committed > self.given_hard.commit).then_some(self.log.committed);
         self.given_hard.commit = self.log.committed;
@@ -99,6 +102,10 @@ impl<S: Storage> Raft<S> {
             _ => false,
         };
         if !waits {
+            // Often the only one: a follower's answer to a heartbeat.
+            if self.messages.capacity() == 0 {
+                self.messages.reserve_exact(1);
+            }
             self.messages.push(message);
             return;
         }

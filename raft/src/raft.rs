@@ -47,7 +47,7 @@ pub struct Raft<S> {
     /// Memory for the next `after_sync` of a Ready.
     pub(crate) spare: Vec<Message>,
     /// While a snapshot is not durable: the membership that the state machine still has, and may still change.
-    conf_before_snapshot: Option<ConfState>,
+    pub(crate) conf_before_snapshot: Option<Box<ConfState>>,
     /// Whether any progress has something wanted.
     pub(crate) sends_wanted: bool,
     pub(crate) heartbeat_wanted: bool,
@@ -451,8 +451,8 @@ impl<S: Storage> Raft<S> {
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> Result<ConfState, ConfChangeError> {
         if let Some(before) = &mut self.conf_before_snapshot {
             // An entry from before a snapshot that is on its way: our membership is the snapshot's already.
-            *before = Draft::change(before, change)?.conf;
-            return Ok(before.clone());
+            **before = Draft::change(before, change)?.conf;
+            return Ok((**before).clone());
         }
         let draft = Draft::change(&self.tracker.conf, change)?;
         self.install(draft);
@@ -556,6 +556,18 @@ impl<S: Storage> Raft<S> {
             self.lead = PeerId::ZERO;
         }
         Ok(())
+    }
+
+    /// The group is at rest: gives back the memory that busy times took, all but what its heartbeats need. What comes
+    /// next takes it anew, so call it when nothing came for a while, not after every turn.
+    pub fn shrink(&mut self) {
+        self.log.shrink();
+        self.tracker.shrink();
+        self.reads.shrink();
+        self.messages.shrink_to_fit();
+        self.after_sync.shrink_to_fit();
+        self.read_states.shrink_to_fit();
+        self.spare = Vec::new();
     }
 
     // At the door.
@@ -841,7 +853,7 @@ impl<S: Storage> Raft<S> {
         self.log.restore(at);
         // With etcd an entry from before the snapshot would change the snapshot's membership.
         if self.conf_before_snapshot.is_none() && !self.etcd() {
-            self.conf_before_snapshot = Some(self.tracker.conf.clone());
+            self.conf_before_snapshot = Some(Box::new(self.tracker.conf.clone()));
         }
         self.install(draft);
         true

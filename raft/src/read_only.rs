@@ -14,32 +14,39 @@ pub(crate) struct ReadRequest {
     pub(crate) id: ReadId,
 }
 
-/// The leader's reads.
+/// The leader's reads. Takes memory only when the first one waits.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct ReadOnly {
+    queues: Option<Box<Queues>>,
+    confirmed: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Queues {
     waiting: VecDeque<(ReadRequest, Index)>,
     deferred: VecDeque<ReadRequest>,
-    confirmed: u64,
 }
 
 impl ReadOnly {
     /// Forgets all: those who asked must ask again.
     pub(crate) fn reset(&mut self, keep_deferred: bool) {
-        self.waiting.clear();
-        if !keep_deferred {
-            self.deferred.clear();
+        if let Some(queues) = &mut self.queues {
+            queues.waiting.clear();
+            if !keep_deferred {
+                queues.deferred.clear();
+            }
         }
         self.confirmed = 0;
     }
 
     /// Reads kept here.
     pub(crate) fn count(&self) -> usize {
-        self.waiting.len() + self.deferred.len()
+        self.queues.as_ref().map_or(0, |queues| queues.waiting.len() + queues.deferred.len())
     }
 
     /// What heartbeats carry; 0 while nothing waits.
     pub(crate) fn token(&self) -> u64 {
-        match self.waiting.len() {
+        match self.queues.as_ref().map_or(0, |queues| queues.waiting.len()) {
             0 => 0,
             count => self.confirmed + count as u64,
         }
@@ -47,17 +54,17 @@ impl ReadOnly {
 
     /// Waits for a quorum to echo the token, with the commit index of now.
     pub(crate) fn wait(&mut self, request: ReadRequest, index: Index) {
-        self.waiting.push_back((request, index));
+        self.queues.get_or_insert_default().waiting.push_back((request, index));
     }
 
     /// Waits for the first commit of this term.
     pub(crate) fn defer(&mut self, request: ReadRequest) {
-        self.deferred.push_back(request);
+        self.queues.get_or_insert_default().deferred.push_back(request);
     }
 
     /// The next read that waited for the first commit.
     pub(crate) fn pop_deferred(&mut self) -> Option<ReadRequest> {
-        self.deferred.pop_front()
+        self.queues.as_mut()?.deferred.pop_front()
     }
 
     /// The next read confirmed by a quorum that has echoed `reached`.
@@ -65,8 +72,25 @@ impl ReadOnly {
         if self.confirmed >= reached {
             return None;
         }
-        let read = self.waiting.pop_front()?;
+        let read = self.queues.as_mut()?.waiting.pop_front()?;
         self.confirmed += 1;
         Some(read)
+    }
+
+    /// Gives back the memory, if nothing waits.
+    pub(crate) fn shrink(&mut self) {
+        if self.count() == 0 {
+            self.queues = None;
+        }
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn memory(&self) -> usize {
+        let heap = |queues: &Queues| {
+            size_of::<Queues>()
+                + queues.waiting.capacity() * size_of::<(ReadRequest, Index)>()
+                + queues.deferred.capacity() * size_of::<ReadRequest>()
+        };
+        self.queues.as_deref().map_or(0, heap)
     }
 }

@@ -1,8 +1,10 @@
 //! Where a member stands: questions that change nothing.
 
 use crate::config::Config;
+use crate::message::Message;
 use crate::progress::Progress;
 use crate::raft::Raft;
+use crate::ready::ReadState;
 use crate::storage::{Storage, StorageError};
 use crate::types::{ConfState, EntryId, EntryMeta, Index, PeerId, Role, Term};
 
@@ -130,6 +132,20 @@ impl<S: Storage> Raft<S> {
     /// If the entry is compacted, or not there.
     pub fn entry_term(&self, index: Index) -> Result<Term, StorageError> {
         self.log.term(index)
+    }
+
+    /// Bytes of memory that this member takes, on the heap and off it, beside the log and an observer: counted from
+    /// the sizes of structs and the capacities of lists.
+    pub fn memory(&self) -> usize {
+        let messages = self.messages.capacity() + self.after_sync.capacity() + self.spare.capacity();
+        let conf = self.conf_before_snapshot.as_ref().map_or(0, |conf| size_of::<ConfState>() + conf.memory());
+        size_of::<Raft<S>>() - size_of::<S>()
+            + self.log.memory()
+            + self.tracker.memory()
+            + self.reads.memory()
+            + messages * size_of::<Message>()
+            + self.read_states.capacity() * size_of::<ReadState>()
+            + conf
     }
 
     /// The log.

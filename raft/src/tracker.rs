@@ -26,7 +26,8 @@ impl Tracker {
     /// Takes a changed membership; `last` is our last index. New members count as active, so that the next check of
     /// the quorum gives them time.
     pub fn install(&mut self, draft: Draft, last: Index) {
-        let mut before = std::mem::take(&mut self.peers).into_iter().peekable();
+        let count = draft.members.len();
+        let mut before = std::mem::replace(&mut self.peers, Vec::with_capacity(count)).into_iter().peekable();
         for (id, new) in draft.members {
             while before.next_if(|(other, _)| *other < id).is_some() {}
             let known = before.next_if(|(other, _)| *other == id).filter(|_| !new);
@@ -40,6 +41,21 @@ impl Tracker {
             self.peers.push((id, progress));
         }
         self.conf = draft.conf;
+        let conf = &mut self.conf;
+        for list in [&mut conf.voters, &mut conf.voters_outgoing, &mut conf.learners, &mut conf.learners_next] {
+            list.shrink_to_fit();
+        }
+    }
+
+    /// Gives back memory that is not in use.
+    pub(crate) fn shrink(&mut self) {
+        self.peers.iter_mut().for_each(|(_, progress)| progress.inflights.shrink());
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn memory(&self) -> usize {
+        let windows: usize = self.peers.iter().map(|(_, progress)| progress.inflights.memory()).sum();
+        windows + self.peers.capacity() * size_of::<(PeerId, Progress)>() + self.conf.memory()
     }
 
     /// The membership.

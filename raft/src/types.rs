@@ -174,3 +174,11 @@ pub struct ConfState {
     /// Whether the leader leaves the joint configuration by itself.
     pub auto_leave: bool,
 }
+
+impl ConfState {
+    /// Bytes on the heap.
+    pub(crate) fn memory(&self) -> usize {
+        let lists = [&self.voters, &self.voters_outgoing, &self.learners, &self.learners_next];
+        lists.iter().map(|list| list.capacity() * size_of::<PeerId>()).sum()
+    }
+}

@@ -109,6 +109,16 @@ impl Unstable {
         awaited
     }
 
+    /// Gives back memory that is not in use.
+    pub(crate) fn shrink(&mut self) {
+        self.entries.shrink_to_fit();
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn memory(&self) -> usize {
+        self.entries.capacity() * size_of::<EntryMeta>()
+    }
+
     /// A snapshot replaces everything.
     pub(crate) fn restore(&mut self, snapshot: EntryId) {
         self.entries.clear();

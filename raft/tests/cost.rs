@@ -4,6 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use ringraft_raft::Raft;
 use support::trio::Trio;
 
 #[test]
@@ -28,10 +29,15 @@ fn propose_to_commit_over_three_members() {
 }
 
 #[test]
-#[ignore = "a measurement"]
-fn memory_of_an_idle_member() {
-    let raft = std::mem::size_of::<ringraft_raft::Raft<support::log::MemLog>>();
-    let storage = std::mem::size_of::<support::log::MemLog>();
-    let progress = std::mem::size_of::<ringraft_raft::Progress>();
-    println!("{} bytes, and {progress} per member of the group", raft - storage);
+fn an_idle_member_of_three_takes_less_than_a_kibibyte() {
+    let mut trio = Trio::new();
+    (0..20).for_each(|_| trio.propose(500));
+    let busy: Vec<usize> = trio.members().iter().map(Raft::memory).collect();
+    trio.shrink();
+    (0..30).for_each(|_| trio.tick());
+    for (member, busy) in trio.members().iter().zip(busy) {
+        let idle = member.memory();
+        println!("{:?}: {busy} bytes after busy times, {idle} at rest", member.role());
+        assert!(idle < 1024 && idle < busy, "{:?}: {idle} bytes at rest, {busy} before", member.role());
+    }
 }

@@ -38,6 +38,14 @@ impl Trio {
         &self.members[0]
     }
 
+    pub fn members(&self) -> &[Raft<MemLog>] {
+        &self.members
+    }
+
+    pub fn shrink(&mut self) {
+        self.members.iter_mut().for_each(Raft::shrink);
+    }
+
     /// Proposes `batch` entries in one turn, and runs until everybody has applied them.
     pub fn propose(&mut self, batch: usize) {
         for _ in 0..batch {
