@@ -50,6 +50,10 @@
 //! step; entries that the core appends by itself are empty, and [`Raft::meta`] tells their kind; a membership change is
 //! applied with [`Raft::apply_conf_change`] before `applied` says so.
 //!
+//! A shell with many groups need not tick every one of them: it asks [`Raft::ticks_until_due`] after a turn, puts the
+//! group on a timer wheel, and before it steps anything else, or when the group is due, catches up with
+//! [`Raft::advance`].
+//!
 //! # etcd
 //!
 //! Where our rules differ from those of etcd's raft, [`Config::compat`] gives etcd's, so that recordings of it replay
@@ -77,6 +81,7 @@ pub mod record;
 mod replication;
 mod status;
 pub mod storage;
+mod tick;
 pub mod tracker;
 pub mod types;
 mod unstable;

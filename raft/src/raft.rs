@@ -29,7 +29,7 @@ pub struct Raft<S> {
     pub(crate) lead: PeerId,
     /// Ticks since the leader was heard of, or since our own last check of the quorum.
     pub(crate) election_elapsed: u32,
-    heartbeat_elapsed: u32,
+    pub(crate) heartbeat_elapsed: u32,
     /// Drawn anew at each reset, from once to twice the configured ticks.
     pub(crate) election_timeout: u32,
     random: u64,
@@ -195,42 +195,6 @@ impl<S: Storage> Raft<S> {
     }
 
     // The doors.
-
-    /// Time passes. How much a tick is, only the shell knows.
-    pub fn tick(&mut self) {
-        match self.role {
-            Role::Leader => self.tick_leader(),
-            Role::Follower | Role::PreCandidate | Role::Candidate => {
-                self.election_elapsed += 1;
-                if self.is_promotable() && self.election_elapsed >= self.election_timeout {
-                    self.election_elapsed = 0;
-                    self.campaign();
-                }
-            }
-        }
-    }
-
-    fn tick_leader(&mut self) {
-        self.heartbeat_elapsed += 1;
-        self.election_elapsed += 1;
-        if self.election_elapsed >= self.config.election_ticks {
-            self.election_elapsed = 0;
-            if self.config.check_quorum {
-                self.check_quorum();
-            }
-            if self.role == Role::Leader {
-                self.transferee = PeerId::ZERO;
-                // etcd tries again only when something is applied.
-                if !self.etcd() {
-                    self.leave_joint_if_due();
-                }
-            }
-        }
-        if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
-            self.heartbeat_elapsed = 0;
-            self.want_heartbeat();
-        }
-    }
 
     /// Proposes an entry with a payload of `size` bytes. If it is appended, the shell must hold its payload under the
     /// id it gets; if it is to be forwarded, the shell sends it to the leader's `propose`.
@@ -817,7 +781,7 @@ impl<S: Storage> Raft<S> {
     }
 
     /// The leader leaves a joint configuration by itself, once the entering of it is applied here.
-    fn leave_joint_if_due(&mut self) {
+    pub(crate) fn leave_joint_if_due(&mut self) {
         let due = self.tracker.conf.auto_leave && self.log.applied >= self.pending_conf_index;
         if !due || self.role != Role::Leader {
             return;

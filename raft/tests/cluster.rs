@@ -101,7 +101,11 @@ impl Cluster {
     fn chaos(&mut self, spice: Spice) {
         let at = self.dice.below(self.nodes.len());
         match self.dice.below(200) {
-            0..10 => self.nodes[at].raft.tick(),
+            0..8 => self.nodes[at].raft.tick(),
+            8..10 => {
+                let ticks = self.dice.below(4);
+                self.nodes[at].raft.advance(u32::try_from(ticks).unwrap());
+            }
             10..90 => self.deliver_any(),
             90..130 => self.take_ready(at),
             130..150 => self.nodes[at].finish_write(&mut self.network),
