@@ -87,7 +87,7 @@ pub mod types;
 mod unstable;
 
 pub use confchange::{ConfChange, ConfChangeError, ConfChangeOp, Transition};
-pub use config::{Compat, Config, ConfigError, ReadPolicy};
+pub use config::{Compat, Config, ConfigError, PRIORITY_MAX, ReadPolicy};
 pub use error::{OpenError, Refused, StepError};
 pub use event::{Event, Observer};
 pub use message::{Body, Message};

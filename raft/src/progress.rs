@@ -1,5 +1,6 @@
 //! The leader's view of one peer.
 
+use crate::config::PRIORITY_MAX;
 use crate::inflights::Inflights;
 use crate::types::Index;
 
@@ -45,6 +46,9 @@ pub struct Progress {
     pub flow_paused: bool,
     /// Whether it has no vote.
     pub learner: bool,
+    /// Its [`Config::priority`](crate::Config::priority), as far as we were told
+    /// ([`Raft::set_peer_priority`](crate::Raft::set_peer_priority)).
+    pub priority: u8,
     /// Appends not answered yet.
     pub inflights: Inflights,
     /// Its answer in the election that runs.
@@ -66,6 +70,7 @@ impl Progress {
             recently_active: false,
             flow_paused: false,
             learner: false,
+            priority: PRIORITY_MAX,
             inflights,
             vote: None,
             read_acked: 0,

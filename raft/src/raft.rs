@@ -1,7 +1,7 @@
 //! The doors into the core, and the changes of role behind them.
 
 use crate::confchange::{ConfChange, ConfChangeError, Draft};
-use crate::config::{Compat, Config, ReadPolicy};
+use crate::config::{Compat, Config, PRIORITY_MAX, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::event::{Event, Observed, Observer, TransferEvent};
 use crate::log::RaftLog;
@@ -32,6 +32,8 @@ pub struct Raft<S> {
     pub(crate) heartbeat_elapsed: u32,
     /// Drawn anew at each reset, from once to twice the configured ticks.
     pub(crate) election_timeout: u32,
+    /// Whether a low priority still lets others go first: no election was seen since the last leader, or the start.
+    pub(crate) lets_others_first: bool,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -131,6 +133,7 @@ impl<S: Storage> Raft<S> {
             election_elapsed: 0,
             heartbeat_elapsed: 0,
             election_timeout: 0,
+            lets_others_first: false,
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -150,6 +153,7 @@ impl<S: Storage> Raft<S> {
             config,
         };
         raft.become_follower(raft.term, PeerId::ZERO);
+        raft.lets_others_first = true;
         Ok(raft)
     }
 
@@ -503,6 +507,14 @@ impl<S: Storage> Raft<S> {
         Ok(())
     }
 
+    /// Says what a member's [`Config::priority`] is, for choosing whom to hand over to: a hint, which a member that is
+    /// removed and added again loses.
+    pub fn set_peer_priority(&mut self, peer: PeerId, priority: u8) {
+        if let Some(progress) = self.tracker.get_mut(peer) {
+            progress.priority = priority.min(PRIORITY_MAX);
+        }
+    }
+
     /// A follower forgets its leader, so that it can vote for another before the lease runs out. For shells that know
     /// the leader to be dead.
     ///
@@ -669,6 +681,7 @@ impl<S: Storage> Raft<S> {
             Role::Follower => {}
         }
         self.election_elapsed = 0;
+        self.lets_others_first = true;
         self.lead = from;
         Ok(())
     }
@@ -682,6 +695,7 @@ impl<S: Storage> Raft<S> {
             self.vote = PeerId::ZERO;
         }
         self.lead = PeerId::ZERO;
+        self.lets_others_first = false;
         self.election_elapsed = 0;
         self.heartbeat_elapsed = 0;
         self.draw_election_timeout();
@@ -709,6 +723,7 @@ impl<S: Storage> Raft<S> {
 
     pub(crate) fn become_pre_candidate(&mut self) {
         assert!(self.role != Role::Leader, "a leader has nothing to ask");
+        self.lets_others_first = false;
         for (_, progress) in self.tracker.iter_mut() {
             progress.vote = None;
         }

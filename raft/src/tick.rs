@@ -1,5 +1,6 @@
 //! Time: what passes with it, and what it makes due.
 
+use crate::config::PRIORITY_MAX;
 use crate::raft::Raft;
 use crate::storage::Storage;
 use crate::types::{PeerId, Role};
@@ -34,8 +35,8 @@ impl<S: Storage> Raft<S> {
     /// Whatever else happens to the group may change the answer.
     pub fn ticks_until_due(&self) -> u32 {
         if self.role != Role::Leader {
-            let left = self.election_timeout.saturating_sub(self.election_elapsed).max(1);
-            return if self.is_promotable() { left } else { u32::MAX };
+            let left = self.election_wait().saturating_sub(self.election_elapsed).max(1);
+            return if self.campaigns_by_itself() { left } else { u32::MAX };
         }
         let heartbeat = self.config.heartbeat_ticks.saturating_sub(self.heartbeat_elapsed).max(1);
         let check = self.config.election_ticks.saturating_sub(self.election_elapsed).max(1);
@@ -46,6 +47,19 @@ impl<S: Storage> Raft<S> {
         } else {
             u32::MAX
         }
+    }
+
+    fn campaigns_by_itself(&self) -> bool {
+        self.is_promotable() && (self.config.priority > 0 || self.etcd())
+    }
+
+    /// Ticks without a leader until an election: those drawn, and more while others may go first.
+    fn election_wait(&self) -> u32 {
+        if !self.lets_others_first || self.etcd() {
+            return self.election_timeout;
+        }
+        let steps = u32::from(PRIORITY_MAX.saturating_sub(self.config.priority));
+        self.election_timeout.saturating_add(steps.saturating_mul(self.config.election_ticks))
     }
 
     /// Whether there is anybody to send heartbeats to.
@@ -71,7 +85,7 @@ impl<S: Storage> Raft<S> {
 
     fn tick_follower(&mut self) {
         self.election_elapsed = self.election_elapsed.saturating_add(1);
-        if self.is_promotable() && self.election_elapsed >= self.election_timeout {
+        if self.campaigns_by_itself() && self.election_elapsed >= self.election_wait() {
             self.election_elapsed = 0;
             self.campaign();
         }

@@ -6,8 +6,8 @@ mod support;
 use std::collections::HashMap;
 
 use ringraft_raft::{
-    Compat, ConfChange, ConfChangeOp, Config, EntryKind, EntryMeta, Index, PeerId, Progress, ProgressState, Proposed,
-    ReadId, ReadPolicy, Role, Storage, Term, Transition,
+    Compat, ConfChange, ConfChangeOp, Config, EntryKind, EntryMeta, Index, PRIORITY_MAX, PeerId, Progress,
+    ProgressState, Proposed, ReadId, ReadPolicy, Role, Storage, Term, Transition,
 };
 use support::Dice;
 use support::node::{Disk, Image, Node, Packet, Payload, voters};
@@ -42,6 +42,8 @@ enum Spice {
     ConfChanges,
     /// Disks lose their tail, or all.
     Losses,
+    /// One and four never campaign by themselves and wait longest, and so on.
+    Priorities,
     /// Everybody plays by etcd's rules.
     Etcd,
 }
@@ -59,6 +61,7 @@ impl Cluster {
             .map(|id| {
                 let config = Config {
                     seed: dice.roll(),
+                    priority: if spice == Spice::Priorities { u8::try_from(id % 5).unwrap() } else { PRIORITY_MAX },
                     message_size_max: [0, 100, 1000][dice.below(3)],
                     inflight_count_max: 1 + dice.below(5),
                     inflight_size_max: 1000,
@@ -482,6 +485,36 @@ fn three_nodes_losing_tails() {
 #[test]
 fn five_nodes_losing_tails() {
     fuzz(4000..4150, 5, Spice::Losses);
+}
+
+#[test]
+fn five_nodes_of_differing_priority() {
+    fuzz(6000..6100, 5, Spice::Priorities);
+}
+
+#[test]
+fn who_has_the_highest_priority_leads() {
+    let mut firsts = 0;
+    for seed in 0..100 {
+        let mut cluster = Cluster::new(seed, 4, Spice::Priorities);
+        let lead = |cluster: &mut Cluster| {
+            (0..60).for_each(|_| cluster.calm_turn());
+            cluster.nodes.iter().position(|node| node.raft.role() == Role::Leader)
+        };
+        // Member 4 has priority 4, 1 has 1.
+        firsts += usize::from(lead(&mut cluster) == Some(3));
+        // It falls silent, and comes back without what the others have agreed on in between.
+        let silent: Vec<_> = (1..4).map(|id| (PeerId(4), PeerId(id))).collect();
+        cluster.cut.clone_from(&silent);
+        let next = lead(&mut cluster).filter(|at| *at != 3);
+        firsts += usize::from(next == Some(2));
+        if let Some(next) = next {
+            cluster.propose(next);
+        }
+        cluster.settle();
+    }
+    println!("{firsts} of 200 elections won by the first");
+    assert!(firsts >= 190, "{firsts} of 200 elections won by the first");
 }
 
 #[test]

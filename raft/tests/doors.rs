@@ -4,7 +4,8 @@ mod support;
 
 use ringraft_raft::{
     Body, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState, Index,
-    Lost, Message, OpenError, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused, Role, StepError, Term,
+    Lost, Message, OpenError, PRIORITY_MAX, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused, Role,
+    StepError, Term,
 };
 use support::log::MemLog;
 use support::node::voters;
@@ -373,6 +374,49 @@ fn election_timeouts_differ() {
         timeouts.push(ticks.expect("within twice the configured ticks"));
     }
     assert!((10..20).all(|ticks| timeouts.iter().filter(|one| **one == ticks).count() > 5), "{timeouts:?}");
+}
+
+#[test]
+fn lower_priorities_wait_longer() {
+    let ticks = |priority: u8, seed: u64| {
+        let mut raft = member(Config { seed, priority, ..plain() }, log_of(&[], 0));
+        (1..=100).find(|_| {
+            raft.tick();
+            raft.role() == Role::Candidate
+        })
+    };
+    for seed in 0..50 {
+        for priority in 1..=PRIORITY_MAX {
+            let earliest = 10 + 10 * i32::from(PRIORITY_MAX - priority);
+            let ticks = ticks(priority, seed).expect("some time");
+            assert!((earliest..earliest + 10).contains(&ticks), "priority {priority} after {ticks}");
+        }
+        assert_eq!(ticks(0, seed), None);
+    }
+    let error = Raft::new(Config { priority: 5, ..plain() }, log_of(&[], 0)).map(|_| ());
+    assert_eq!(error, Err(OpenError::Config(ConfigError { field: "priority", rule: "must be at most 4" })));
+}
+
+#[test]
+fn priority_counts_once_after_each_leader() {
+    let mut raft = member(Config { priority: 1, ..plain() }, log_of(&[1], 0));
+    assert!(raft.ticks_until_due() >= 40);
+    // A favourite that cannot win goes on asking: nobody is held up by it for more than its first try.
+    raft.step(from(2, 2, Body::Vote { last: id(0, 0), transfer: false }), &[]).unwrap();
+    assert!(raft.ticks_until_due() < 20);
+    raft.step(from(2, 3, Body::Vote { last: id(1, 1), transfer: false }), &[]).unwrap();
+    assert!(raft.ticks_until_due() < 20);
+    raft.step(from(2, 3, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    assert!(raft.ticks_until_due() >= 40, "and the next leader's loss is another matter");
+}
+
+#[test]
+fn priority_zero_leads_when_asked() {
+    let mut raft = member(Config { priority: 0, ..plain() }, log_of(&[1], 0));
+    assert_eq!(raft.ticks_until_due(), u32::MAX);
+    raft.step(from(2, 2, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    raft.step(from(2, 2, Body::TimeoutNow), &[]).unwrap();
+    assert_eq!((raft.role(), raft.term()), (Role::Candidate, Term(3)));
 }
 
 #[test]

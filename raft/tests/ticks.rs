@@ -79,6 +79,7 @@ fn a_member_that_sleeps_until_it_is_due_misses_nothing() {
             seed,
             heartbeat_ticks: 1 + u32::try_from(dice.below(4)).unwrap(),
             election_ticks: 5 + u32::try_from(dice.below(8)).unwrap(),
+            priority: [4, 4, 3, 1, 0][dice.below(5)],
             check_quorum: dice.one_in(2),
             pre_vote: dice.one_in(3),
             ..Config::new(OWN)
