@@ -46,7 +46,8 @@ pub struct Config {
     pub read_policy: ReadPolicy,
     /// Most reads waiting for a quorum, or for the first commit of a new leader; at least 1.
     pub read_count_max: usize,
-    /// Whether a leader steps down that finds itself without a vote once a change of membership is applied.
+    /// Whether a leader steps down that finds itself without a vote once a change of membership is applied. First it
+    /// hands leadership to the best voter, for at most an election timeout.
     pub step_down_on_removal: bool,
     /// Whether a leader refuses changes of membership that could not be applied to the membership of now.
     pub check_conf_changes: bool,

@@ -34,6 +34,8 @@ pub struct Raft<S> {
     pub(crate) election_timeout: u32,
     /// Whether a low priority still lets others go first: no election was seen since the last leader, or the start.
     pub(crate) lets_others_first: bool,
+    /// Ticks for which entries have waited for our disk, without any of them becoming durable.
+    pub(crate) stalled_ticks: u32,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -134,6 +136,7 @@ impl<S: Storage> Raft<S> {
             heartbeat_elapsed: 0,
             election_timeout: 0,
             lets_others_first: false,
+            stalled_ticks: 0,
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -382,6 +385,7 @@ impl<S: Storage> Raft<S> {
     /// The write of this ticket, and every write before it, is durable. If it installs a snapshot, the state machine
     /// goes on from there: entries handed out before are applied no more.
     pub fn synced(&mut self, ticket: SyncTicket) {
+        let durable = self.durable_index();
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
         // from the unstable tail would let what lies in between shine through. Some later ticket covers it.
         if ticket.last.index == Index::ZERO {
@@ -399,6 +403,9 @@ impl<S: Storage> Raft<S> {
             if self.log.unstable.snapshot.is_none() {
                 self.conf_before_snapshot = None;
             }
+        }
+        if self.durable_index() > durable {
+            self.stalled_ticks = 0;
         }
     }
 
@@ -777,10 +784,14 @@ impl<S: Storage> Raft<S> {
         }
         let own = self.config.id;
         if !self.tracker.is_voter(own) {
-            if self.config.step_down_on_removal {
-                self.become_follower(self.term, PeerId::ZERO);
+            if !self.config.step_down_on_removal {
+                return;
             }
-            return;
+            // Until somebody takes over, the log goes on to everybody else.
+            if self.etcd() || !self.hand_over() {
+                self.become_follower(self.term, PeerId::ZERO);
+                return;
+            }
         }
         // A smaller quorum may have reached more; if not, new members shall at least be probed.
         if !self.advance_commit() {

@@ -188,6 +188,10 @@ impl<S: Storage> Raft<S> {
         if behind {
             self.want(at, Wanted::Append);
         }
+        // It may not have heard that it shall take over, or not have been able to. (etcd says so once.)
+        if from == self.transferee && !behind && !self.etcd() {
+            self.send(from, Body::TimeoutNow);
+        }
         // What we never sent confirms nothing.
         if read > 0 && read <= self.reads.token() {
             let progress = self.tracker.at_mut(at);

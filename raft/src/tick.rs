@@ -8,6 +8,7 @@ use crate::types::{PeerId, Role};
 impl<S: Storage> Raft<S> {
     /// Time passes. How much a tick is, only the shell knows.
     pub fn tick(&mut self) {
+        self.count_stall(1);
         match self.role {
             Role::Leader => self.tick_leader(),
             Role::Follower | Role::PreCandidate | Role::Candidate => self.tick_follower(),
@@ -31,7 +32,7 @@ impl<S: Storage> Raft<S> {
     }
 
     /// In how many ticks the next one does something by itself: an election, heartbeats, the check of the quorum, the
-    /// end of a transfer, another try to leave a joint membership. At least 1; `u32::MAX`: never, as things are.
+    /// end of a transfer, a hand-over because our disk hangs, another try to leave a joint membership. At least 1; `u32::MAX`: never, as things are.
     /// Whatever else happens to the group may change the answer.
     pub fn ticks_until_due(&self) -> u32 {
         if self.role != Role::Leader {
@@ -39,7 +40,10 @@ impl<S: Storage> Raft<S> {
             return if self.campaigns_by_itself() { left } else { u32::MAX };
         }
         let heartbeat = self.config.heartbeat_ticks.saturating_sub(self.heartbeat_elapsed).max(1);
-        let check = self.config.election_ticks.saturating_sub(self.election_elapsed).max(1);
+        let mut check = self.config.election_ticks.saturating_sub(self.election_elapsed).max(1);
+        if self.has_unsynced() && self.transferee == PeerId::ZERO && !self.etcd() && self.is_outrun() {
+            check = check.min(self.config.election_ticks.saturating_sub(self.stalled_ticks).max(1));
+        }
         if self.has_peers() {
             heartbeat.min(check)
         } else if self.transferee != PeerId::ZERO || self.tracker.conf.auto_leave {
@@ -69,6 +73,7 @@ impl<S: Storage> Raft<S> {
 
     /// As that many ticks at which nothing is due.
     fn skip(&mut self, ticks: u32) {
+        self.count_stall(ticks);
         let wrap = |elapsed: u32, period: u32| {
             let sum = u64::from(elapsed) + u64::from(ticks);
             u32::try_from(sum % u64::from(period)).expect("below a period of 32 bits")
@@ -83,11 +88,22 @@ impl<S: Storage> Raft<S> {
         }
     }
 
+    fn count_stall(&mut self, ticks: u32) {
+        if self.has_unsynced() {
+            self.stalled_ticks = self.stalled_ticks.saturating_add(ticks);
+        } else if ticks > 0 {
+            self.stalled_ticks = 0;
+        }
+    }
+
     fn tick_follower(&mut self) {
         self.election_elapsed = self.election_elapsed.saturating_add(1);
         if self.campaigns_by_itself() && self.election_elapsed >= self.election_wait() {
             self.election_elapsed = 0;
-            self.campaign();
+            // Others could elect us without our own vote, and would get a leader whose disk hangs.
+            if !self.is_stalled() {
+                self.campaign();
+            }
         }
     }
 
@@ -99,13 +115,18 @@ impl<S: Storage> Raft<S> {
             if self.config.check_quorum {
                 self.check_quorum();
             }
-            if self.role == Role::Leader {
+            if self.role == Role::Leader && self.must_step_down() {
+                self.become_follower(self.term, PeerId::ZERO);
+            } else if self.role == Role::Leader {
                 self.transferee = PeerId::ZERO;
                 // etcd tries again only when something is applied.
                 if !self.etcd() {
                     self.leave_joint_if_due();
                 }
             }
+        }
+        if self.role == Role::Leader {
+            self.leave_if_outrun();
         }
         if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;

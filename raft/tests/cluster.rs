@@ -32,6 +32,8 @@ struct Cluster {
     /// What every node once had durable and has lost; a leader may go on believing in it for a while.
     lost_to: Vec<Index>,
     losses: usize,
+    /// Whose disk hangs.
+    stalled: Vec<bool>,
 }
 
 /// What happens beside faults of the network, and crashes.
@@ -44,6 +46,8 @@ enum Spice {
     Losses,
     /// One and four never campaign by themselves and wait longest, and so on.
     Priorities,
+    /// Disks hang, for long.
+    Stalls,
     /// Everybody plays by etcd's rules.
     Etcd,
 }
@@ -83,6 +87,7 @@ impl Cluster {
         Cluster {
             commits: vec![Index::ZERO; nodes.len()],
             lost_to: vec![Index::ZERO; nodes.len()],
+            stalled: vec![false; nodes.len()],
             nodes,
             dice,
             network: Vec::new(),
@@ -111,7 +116,7 @@ impl Cluster {
             }
             10..90 => self.deliver_any(),
             90..130 => self.take_ready(at),
-            130..150 => self.nodes[at].finish_write(&mut self.network),
+            130..150 => self.finish_write(at),
             150..165 => self.finish_apply(at),
             165..182 => {
                 self.propose(at);
@@ -133,6 +138,7 @@ impl Cluster {
             193 if spice == Spice::ConfChanges => self.change_conf(at),
             194 => drop(self.nodes[at].raft.forget_leader()),
             195 if spice == Spice::Losses => self.lose(at),
+            196..198 if spice == Spice::Stalls => self.stalled[at] = !self.stalled[at],
             _ => self.take_ready(at),
         }
         self.take_early(at);
@@ -231,6 +237,12 @@ impl Cluster {
             let sender = place(from);
             self.nodes[sender].raft.report_snapshot(to, !lost);
             self.take_early(sender);
+        }
+    }
+
+    fn finish_write(&mut self, at: usize) {
+        if !self.stalled[at] {
+            self.nodes[at].finish_write(&mut self.network);
         }
     }
 
@@ -343,10 +355,13 @@ impl Cluster {
         for _ in 0..200 {
             let mut idle = true;
             for at in 0..self.nodes.len() {
-                while self.nodes[at].raft.has_ready() || self.nodes[at].has_write() || self.nodes[at].has_apply() {
+                while self.nodes[at].raft.has_ready()
+                    || self.nodes[at].has_write() && !self.stalled[at]
+                    || self.nodes[at].has_apply()
+                {
                     idle = false;
                     self.take_ready(at);
-                    self.nodes[at].finish_write(&mut self.network);
+                    self.finish_write(at);
                     self.finish_apply(at);
                     self.take_early(at);
                 }
@@ -373,6 +388,32 @@ impl Cluster {
             format!("\n{status:?} {:?}\n{:?}\n{progress:?}", node.raft.conf_state(), node.machine)
         };
         self.nodes.iter().map(one).collect()
+    }
+
+    /// The leader's disk hangs, or some other: another one leads soon, and commits.
+    fn go_on_without_one(&mut self) {
+        self.cut.clear();
+        self.stalled.fill(false);
+        (0..100).for_each(|_| self.calm_turn());
+        let leader = self.nodes.iter().position(|node| node.raft.role() == Role::Leader);
+        let hanging = leader.unwrap_or_else(|| self.dice.below(self.nodes.len()));
+        self.stalled[hanging] = true;
+        let mut payload = 0;
+        for _ in 0..200 {
+            // What it still appends, it does not hold.
+            self.propose(hanging);
+            self.calm_turn();
+            let leader = self.nodes.iter().position(|node| node.raft.role() == Role::Leader);
+            let Some(leader) = leader.filter(|leader| *leader != hanging) else { continue };
+            if self.committed.last().is_some_and(|(_, last)| *last == payload) {
+                self.stalled[hanging] = false;
+                return;
+            }
+            if self.propose(leader) {
+                payload = self.next_payload - 1;
+            }
+        }
+        panic!("no progress while the disk of {} hangs:{}", hanging + 1, self.states());
     }
 
     fn settle(&mut self) {
@@ -419,6 +460,9 @@ fn run(seed: u64, count: u64, steps: usize, spice: Spice) -> [usize; 4] {
     let mut cluster = Cluster::new(seed, count, spice);
     for _ in 0..steps {
         cluster.chaos(spice);
+    }
+    if spice == Spice::Stalls {
+        cluster.go_on_without_one();
     }
     cluster.settle();
     [cluster.committed.len(), cluster.leaders.len(), cluster.served, cluster.losses]
@@ -485,6 +529,16 @@ fn three_nodes_losing_tails() {
 #[test]
 fn five_nodes_losing_tails() {
     fuzz(4000..4150, 5, Spice::Losses);
+}
+
+#[test]
+fn three_nodes_with_hanging_disks() {
+    fuzz(7000..7150, 3, Spice::Stalls);
+}
+
+#[test]
+fn five_nodes_with_hanging_disks() {
+    fuzz(8000..8100, 5, Spice::Stalls);
 }
 
 #[test]

@@ -512,3 +512,137 @@ fn a_quorum_that_falls_silent_deposes() {
     (0..10).for_each(|_| raft.tick());
     assert_eq!((raft.role(), raft.leader(), raft.term()), (Role::Follower, None, Term(1)));
 }
+
+fn told_to_take_over(raft: &mut Raft<MemLog>) -> Vec<u64> {
+    let mut messages = Vec::new();
+    raft.take_messages(&mut messages);
+    messages.iter().filter(|message| message.body == Body::TimeoutNow).map(|message| message.to.0).collect()
+}
+
+#[test]
+fn a_leader_that_loses_its_vote_hands_over_first() {
+    let check = |change: ConfChangeOp, prepare: &dyn Fn(&mut Raft<MemLog>), target: u64| {
+        let mut raft = settled_leader(Config { check_quorum: true, ..plain() });
+        prepare(&mut raft);
+        raft.apply_conf_change(&ConfChange::simple(change)).unwrap();
+        let last = raft.last_index();
+        assert_eq!((raft.role(), raft.status().transferee), (Role::Leader, PeerId(target)));
+        if raft.progress(PeerId(target)).unwrap().matched < last {
+            assert_eq!(told_to_take_over(&mut raft), []);
+            raft.step(from(target, 1, Body::AppendAck { index: last }), &[]).unwrap();
+        }
+        assert_eq!(told_to_take_over(&mut raft), [target]);
+        assert!(raft.propose(EntryKind::Normal, 1).is_err());
+        // Told again with every heartbeat that it answers, until somebody leads.
+        raft.tick();
+        raft.step(from(target, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+        raft.step(from(5 - target, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+        assert_eq!(told_to_take_over(&mut raft), [target]);
+        let mut taken = raft.ticks_until_due();
+        assert_eq!(taken, 1, "a heartbeat");
+        while raft.role() == Role::Leader {
+            raft.tick();
+            taken += 1;
+        }
+        assert_eq!((taken, raft.term(), raft.leader()), (10, Term(1), None), "an election timeout, no longer");
+    };
+    check(ConfChangeOp::Remove(OWN), &|_| {}, 2);
+    check(ConfChangeOp::AddLearner(OWN), &|_| {}, 2);
+    check(ConfChangeOp::Remove(OWN), &|raft| raft.set_peer_priority(PeerId(2), 3), 3);
+    let behind = |raft: &mut Raft<MemLog>| {
+        propose(raft, 2);
+        raft.set_peer_priority(PeerId(3), 0);
+        raft.step(from(3, 1, Body::AppendAck { index: Index(2) }), &[]).unwrap();
+    };
+    check(ConfChangeOp::Remove(OWN), &behind, 3);
+}
+
+#[test]
+fn a_leader_that_is_alone_cannot_be_removed() {
+    let mut raft = settled_leader(plain());
+    let change =
+        ConfChange { ops: [2, 3].map(|id| ConfChangeOp::Remove(PeerId(id))).to_vec(), ..ConfChange::default() };
+    raft.apply_conf_change(&change).unwrap();
+    raft.apply_conf_change(&ConfChange::leave_joint()).unwrap();
+    assert_eq!(raft.role(), Role::Leader);
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::Remove(OWN))).unwrap_err();
+    assert_eq!(raft.role(), Role::Leader, "a group is never left without voters");
+}
+
+/// Leads, and waits for its disk; the others acknowledge what it is about to write.
+fn stalled_leader(acks: &[u64]) -> (Raft<MemLog>, ringraft_raft::SyncTicket) {
+    let mut raft = settled_leader(Config { check_quorum: true, ..plain() });
+    (0..5).for_each(|_| raft.tick());
+    propose(&mut raft, 1);
+    let mut ready = Ready::default();
+    raft.ready(&mut ready);
+    for peer in acks {
+        raft.step(from(*peer, 1, Body::AppendAck { index: raft.last_index() }), &[]).unwrap();
+    }
+    (raft, ready.append.unwrap().ticket)
+}
+
+/// Ticks of an election timeout, in which everybody answers heartbeats. Who is told to take over.
+fn heartbeats(raft: &mut Raft<MemLog>, ticks: usize) -> Vec<u64> {
+    let mut told = Vec::new();
+    for _ in 0..ticks {
+        raft.tick();
+        for peer in [2, 3] {
+            raft.step(from(peer, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+        }
+        told.append(&mut told_to_take_over(raft));
+    }
+    told.dedup();
+    told
+}
+
+#[test]
+fn heartbeats_alone_do_not_keep_a_leader_whose_disk_hangs() {
+    let (mut raft, ticket) = stalled_leader(&[2, 3]);
+    raft.set_peer_priority(PeerId(2), 1);
+    assert_eq!(heartbeats(&mut raft, 9), []);
+    assert_eq!(heartbeats(&mut raft, 1), [3]);
+    assert_eq!(raft.propose(EntryKind::Normal, 1), Err(Refused::Transferring { target: PeerId(3) }));
+    assert_eq!(heartbeats(&mut raft, 9), [3]);
+    assert_eq!(raft.role(), Role::Leader);
+    raft.tick();
+    assert_eq!((raft.role(), raft.leader(), raft.term()), (Role::Follower, None, Term(1)), "nobody took over");
+    // It does not ask for votes while its disk hangs, and does once it goes on.
+    raft.advance(200);
+    assert_eq!((raft.role(), raft.term()), (Role::Follower, Term(1)));
+    let entry = raft.meta(raft.last_index()).unwrap();
+    raft.storage_mut().entries.push_back(entry);
+    raft.synced(ticket);
+    raft.advance(20);
+    assert_eq!((raft.role(), raft.term()), (Role::Candidate, Term(2)));
+}
+
+#[test]
+fn a_leader_whose_disk_is_slow_but_moves_stays() {
+    let (mut raft, mut ticket) = stalled_leader(&[2, 3]);
+    for _ in 0..5 {
+        assert_eq!(heartbeats(&mut raft, 9), []);
+        let entry = raft.meta(raft.last_index()).unwrap();
+        raft.storage_mut().entries.push_back(entry);
+        propose(&mut raft, 1);
+        let mut ready = Ready::default();
+        raft.ready(&mut ready);
+        raft.synced(ticket);
+        ticket = ready.append.unwrap().ticket;
+        for peer in [2, 3] {
+            raft.step(from(peer, 1, Body::AppendAck { index: raft.last_index() }), &[]).unwrap();
+        }
+    }
+    assert_eq!(raft.role(), Role::Leader);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_stays_while_the_others_cannot_go_on_without_it() {
+    let (mut raft, _) = stalled_leader(&[2]);
+    assert_eq!(heartbeats(&mut raft, 50), []);
+    assert_eq!(raft.role(), Role::Leader);
+    // Peer 3 comes along: then at once.
+    raft.step(from(3, 1, Body::AppendAck { index: raft.last_index() }), &[]).unwrap();
+    assert_eq!(raft.ticks_until_due(), 1);
+    assert_eq!(heartbeats(&mut raft, 1), [2]);
+}

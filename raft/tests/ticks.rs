@@ -55,6 +55,10 @@ fn turn(raft: &mut Raft<MemLog>, ready: &mut Ready) {
         log.truncate(after);
         log.entries.extend(metas);
     }
+    // Now and then the disk takes its time: what it was asked for is durable with a later write.
+    if raft.commit().0 % 3 == 1 && !raft.last_index().0.is_multiple_of(4) {
+        return;
+    }
     for message in append.after_sync.hold() {
         if message.to == raft.id() {
             raft.step(message, &[]).expect("our own word");
