@@ -97,6 +97,9 @@ impl<S: Storage> Raft<S> {
             // What is durable already can be acknowledged at once, and a refusal promises nothing. (etcd lets every
             // answer about the log and to a vote wait, and merges none.)
             Body::AppendAck { index } => index > self.durable_index() || self.etcd(),
+            // A candidate that asks, crashes before its term is durable, and starts again with a shorter log would ask
+            // in the same term once more, and be elected by the answers to its first question. (etcd asks at once.)
+            Body::Vote { .. } => !self.etcd(),
             Body::VoteReply { granted } => granted || self.etcd(),
             Body::AppendReject { .. } | Body::PreVoteReply { .. } => self.etcd(),
             _ => false,

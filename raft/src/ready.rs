@@ -74,7 +74,8 @@ impl SyncTicket {
     }
 }
 
-/// Messages that hang on a write: acknowledgements and votes, to peers and to ourselves (thesis 3.8).
+/// Messages that hang on a write: acknowledgements and votes, to peers and to ourselves (thesis 3.8), and what a candidate
+/// asks of its voters.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AfterSync(Vec<Message>);
 

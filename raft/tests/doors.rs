@@ -646,3 +646,14 @@ fn a_leader_whose_disk_hangs_stays_while_the_others_cannot_go_on_without_it() {
     assert_eq!(raft.ticks_until_due(), 1);
     assert_eq!(heartbeats(&mut raft, 1), [2]);
 }
+
+#[test]
+fn a_candidate_asks_when_its_term_is_durable() {
+    // Else it could crash, forget the term, ask in it again with a shorter log, and count the answers of before.
+    let mut raft = member(plain(), log_of(&[1], 1));
+    raft.campaign();
+    let (now, after) = turn(&mut raft);
+    assert_eq!(now, []);
+    let votes = after.iter().filter(|message| matches!(message.body, Body::Vote { .. })).count();
+    assert_eq!(votes, 2);
+}
