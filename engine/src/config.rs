@@ -39,7 +39,8 @@ pub struct Config {
     /// (larger ones have to be compacted). 0: never.
     pub rewrite_percent: u32,
     /// Read and verify all of the log when it is opened, as if no segment had a footer. Otherwise only the newest
-    /// segment is read whole; damage in an older one is found when the entry in it is read.
+    /// segment is read whole; damage in an older one is found when the entry in it is read. **Leave this on**: in rare
+    /// histories of crashes a footer names a place that no longer holds the entry, which then reads as damaged.
     pub verify_on_open: bool,
     /// The bits of a token that say whose it is.
     pub token_mask: u64,
@@ -63,7 +64,7 @@ impl Config {
             queue_bytes_max: 16 << 20,
             cache_bytes_max: 64 << 20,
             rewrite_percent: 25,
-            verify_on_open: false,
+            verify_on_open: true,
             token_mask: 0xff << 56,
             token_base: 0x0e << 56,
         }

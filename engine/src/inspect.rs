@@ -17,7 +17,7 @@ use ringraft_raft::record::{GroupSeed, Records};
 use ringraft_raft::{ConfState, EntryId, EntryKind, GroupId, HardState, Index};
 
 use crate::snapshot::{SnapshotError, SnapshotName, SnapshotReader};
-use crate::wal::block::{self, BlockError, Head, Header, Kind, u64_at};
+use crate::wal::block::{self, BlockError, Head, Header, Kind};
 use crate::wal::footer::{self, Items};
 use crate::wal::pool::Pool;
 use crate::wal::section::{self, Section, SectionError};
@@ -232,7 +232,7 @@ pub enum Piece<'a> {
     Damage(&'a Damage),
 }
 
-/// Reads all of the log in `dir` and verifies it, snapshots included. `log_id`: whose log it should be; `None` takes
+/// Reads all of the log in `dir` and verifies it, snapshots included (under the id each names: nodes exchange them). `log_id`: whose log it should be; `None` takes
 /// that of the first block found.
 ///
 /// # Errors
@@ -683,8 +683,7 @@ impl<'a> Scan<'a> {
             let bytes = fs::read(&path)?;
             self.stats.snapshots += 1;
             self.stats.snapshot_bytes += bytes.len() as u64;
-            let log_id = if self.log_id == 0 { bytes.get(8..16).map_or(0, |id| u64_at(id, 0)) } else { self.log_id };
-            if let Err(error) = SnapshotReader::new(Bytes::from(bytes), log_id) {
+            if let Err(error) = SnapshotReader::of_any_log(Bytes::from(bytes)) {
                 self.wrong(&path, 0, Verdict::Snapshot(error));
             }
         }

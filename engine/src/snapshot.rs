@@ -186,6 +186,15 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
+    /// As [`SnapshotReader::new`], whatever log it belongs to: for looking at files from outside.
+    ///
+    /// # Errors
+    /// If it is damaged or cut.
+    pub fn of_any_log(bytes: Bytes) -> Result<SnapshotReader, SnapshotError> {
+        let log_id = bytes.get(8..16).map_or(0, |_| u64_at(&bytes, 8));
+        SnapshotReader::new(bytes, log_id)
+    }
+
     /// Verifies all of `bytes`.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod bench;
 mod dev;
 mod kv;
+mod log;
 mod serve;
 
 use std::io::Write;
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run a cluster on this machine until interrupted, and print its endpoints.
     Dev(dev::Arguments),
+    /// Look at a node's log: check, stats, dump. Also while the node runs.
+    Log(log::Arguments),
 }
 
 /// What ends a command early: one line for a person.
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => kv::status(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
+        Command::Log(arguments) => log::run(&arguments),
     };
     match result {
         Ok(code) => code,

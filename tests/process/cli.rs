@@ -155,6 +155,11 @@ fn foreign_used_and_damaged_directories_are_refused_untouched() {
         Some(path.file_name().unwrap().to_str().unwrap().to_owned())
     });
     let damaged = damaged.expect("the key is in the log");
+    let check = run(&["log", "check", data.to_str().unwrap()]);
+    let said = text(&check.stdout);
+    assert!(check.status.code() == Some(1) && said.contains("DAMAGED") && said.contains(&damaged), "{said}");
+    let other = run(&["log", "check", cluster.dir(2).to_str().unwrap()]);
+    assert!(other.status.success(), "a log in use is looked at, too: {}", text(&other.stdout));
     fails_untouched(&serve("1", "local"), &[&format!("{damaged} at "), "nothing was changed"]);
 }
 
