@@ -19,6 +19,7 @@ pub(crate) struct Summary {
     pub(crate) crashes: u64,
     pub(crate) wipes: u64,
     pub(crate) partitions: u64,
+    pub(crate) write_errors: u64,
     pub(crate) simulated: Duration,
 }
 
@@ -30,6 +31,7 @@ impl Summary {
         self.crashes += other.crashes;
         self.wipes += other.wipes;
         self.partitions += other.partitions;
+        self.write_errors += other.write_errors;
         self.simulated += other.simulated;
     }
 }
@@ -38,8 +40,16 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} operations ({} of unknown outcome), {} crashes, {} wiped disks, {} partitions, {:.0?} simulated, {:016x}",
-            self.operations, self.unknown, self.crashes, self.wipes, self.partitions, self.simulated, self.hash
+            "{} operations ({} of unknown outcome), {} crashes, {} failed writes, {} wiped disks, {} partitions, {:.0?} simulated, \
+             {:016x}",
+            self.operations,
+            self.unknown,
+            self.crashes,
+            self.write_errors,
+            self.wipes,
+            self.partitions,
+            self.simulated,
+            self.hash
         )
     }
 }
@@ -114,6 +124,10 @@ impl Run {
                 Step::Driver(FAULT) if !self.peace => self.fault()?,
                 Step::Driver(PEACE) => self.make_peace()?,
                 Step::Driver(LOOK) => {
+                    // A write that was told to fail may come only now: whoever runs the nodes starts it again.
+                    for node in self.cluster.processes.clone() {
+                        self.restart(node)?;
+                    }
                     if self.all_is_well().is_ok() && !self.wipe_once()? {
                         return Ok(());
                     }
@@ -139,7 +153,7 @@ impl Run {
 
     fn fault(&mut self) -> Result<(), String> {
         let (node, other) = (self.node(), self.node());
-        match self.rng.below(14) {
+        match self.rng.below(15) {
             0..=2 => self.crash(node),
             3..=5 => self.restart(node)?,
             6 => {
@@ -170,6 +184,11 @@ impl Run {
             13 => {
                 let until = self.later(1, 1500);
                 self.world.stall_disk(node, until);
+            }
+            // The log of this node ends with its next write; the node goes down with it.
+            14 if self.cluster.is_running(node) => {
+                self.summary.write_errors += 1;
+                self.world.fail_next_write(node);
             }
             _ => {}
         }
