@@ -147,12 +147,6 @@ impl GroupLog {
         Ok(self.last_index())
     }
 
-    /// Whether entries are staged that no [`append`](crate::Engine::append) has taken yet.
-    #[must_use]
-    pub fn is_staging(&self) -> bool {
-        !self.staged.is_empty()
-    }
-
     /// Names the latest snapshot and the membership it holds: one that the node has made of this log, or one that is
     /// about to be installed. Its file must be durable. Rides with the group's next write.
     ///
