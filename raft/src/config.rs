@@ -24,6 +24,10 @@ pub struct Config {
     /// votes alone (one per member and term, none for a log that is behind), and these hold at any timing; leases are
     /// those of `election_ticks`, which stay what they are. With etcd's rules it has no effect.
     pub priority: u8,
+    /// Whether this member's log keeps no payloads ([`crate::witness`]). A property of the log for all its life: a member
+    /// that shall be something else starts anew with an empty one. The membership says the same of us, or we take no
+    /// part.
+    pub witness: bool,
     /// Seed of the election timeouts.
     pub seed: u64,
     /// Restart only: entries up to here are not handed out again.
@@ -96,6 +100,7 @@ impl Config {
             heartbeat_ticks: 1,
             election_ticks: 10,
             priority: PRIORITY_MAX,
+            witness: false,
             seed: id.0,
             applied: Index::ZERO,
             message_size_max: 1 << 20,

@@ -122,8 +122,12 @@ impl<S: Storage> Raft<S> {
             log.applying = applied;
             log.applied = applied;
         }
+        let draft = Draft::restore(&conf)?;
+        if draft.members.iter().any(|(id, _)| *id == config.id) && draft.conf.is_witness(config.id) != config.witness {
+            return Err(OpenError::Witness { configured: config.witness });
+        }
         let mut tracker = Tracker::new(config.inflight_count_max, config.inflight_size_max);
-        tracker.install(Draft::restore(&conf)?, last.index);
+        tracker.install(draft, last.index);
         let given_hard = HardState { commit: log.committed, ..hard };
         let mut raft = Raft {
             log,
@@ -236,7 +240,7 @@ impl<S: Storage> Raft<S> {
         if changes_conf {
             self.pending_conf_index = id.index;
         }
-        self.broadcast_append();
+        self.broadcast_entries();
         Ok(Proposed::Appended(id))
     }
 
@@ -285,7 +289,12 @@ impl<S: Storage> Raft<S> {
         match (self.tracker.is_joint(), leaves) {
             (true, false) => Err(Refused::MustLeaveJoint),
             (false, true) => Err(Refused::NotJoint),
-            _ => Ok(()),
+            // etcd finds out when it applies the change.
+            _ if self.etcd() => Ok(()),
+            _ => match Draft::change(&self.tracker.conf, change) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Refused::ConfChange { error }),
+            },
         }
     }
 
@@ -355,9 +364,10 @@ impl<S: Storage> Raft<S> {
     pub fn step_snapshot(&mut self, message: Message, at: EntryId, conf: &ConfState) -> Result<bool, StepError> {
         let from = message.from;
         self.check_address(&message)?;
-        if !matches!(message.body, Body::Snapshot { .. }) {
+        let Body::Snapshot { payloads, .. } = message.body else {
             return Err(StepError::Malformed { from, what: "not a snapshot" });
-        }
+        };
+        self.check_payloads(from, payloads, &[])?;
         if at.index.0 > NUMBER_MAX || at.term > message.term && message.term != Term::ZERO {
             return Err(StepError::Malformed { from, what: "a snapshot from the future" });
         }
@@ -395,6 +405,7 @@ impl<S: Storage> Raft<S> {
                 self.tell_of_strange_sync(ticket.last);
             }
             self.log.unstable.stable_to(ticket.last);
+            self.want_witnesses();
         } else {
             self.tell(Event::OlderSync { term: ticket.term });
         }
@@ -485,6 +496,9 @@ impl<S: Storage> Raft<S> {
             self.tell(Event::NoProgress(target));
             return Err(Refused::NotVoter { target });
         };
+        if self.tracker.at(at).witness {
+            return Err(Refused::Witness { peer: target });
+        }
         if !self.tracker.is_voter(target) {
             self.tell(Event::Transfer(target, TransferEvent::ToLearner));
             return Err(Refused::NotVoter { target });
@@ -594,7 +608,7 @@ impl<S: Storage> Raft<S> {
         if from == self.config.id && !to_ourselves {
             return Err(StepError::Forged);
         }
-        let Body::Append { prev, last, .. } = message.body else {
+        let Body::Append { prev, last, payloads, .. } = message.body else {
             return if entries.is_empty() { Ok(()) } else { malformed("entries beside a message without") };
         };
         if prev.index.0 > NUMBER_MAX || last.0 != prev.index.0 + entries.len() as u64 {
@@ -610,7 +624,7 @@ impl<S: Storage> Raft<S> {
         if term > message.term {
             return malformed("an entry from a future term");
         }
-        Ok(())
+        self.check_payloads(from, payloads, entries)
     }
 
     /// The gate of terms: whether the message goes on to its handler. A newer term makes us its follower; an older one
@@ -816,7 +830,7 @@ impl<S: Storage> Raft<S> {
             self.tell_of(|raft, say| say(Event::JointKept(&raft.tracker.conf, raft.transferee)));
         } else {
             self.pending_conf_index = self.append_own(EntryKind::ConfChangeV2, 0).index;
-            self.broadcast_append();
+            self.broadcast_entries();
             self.tell_of(|raft, say| say(Event::JointLeaving(&raft.tracker.conf)));
         }
     }

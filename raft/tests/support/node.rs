@@ -4,8 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use ringraft_raft::{
-    Append, Body, ConfChange, ConfState, Config, EntryId, EntryKind, EntryMeta, HardState, Index, Message, PeerId,
-    Proposed, Raft, ReadState, Ready, Refused, SoftState, StepError, Storage,
+    Append, Body, ConfChange, ConfState, Config, EntryId, EntryKind, EntryMeta, HardState, Index, Message, Payloads,
+    PeerId, Proposed, Raft, ReadState, Ready, Refused, SoftState, StepError, Storage,
 };
 
 use super::log::MemLog;
@@ -162,10 +162,20 @@ impl Node {
     /// Fills in what a message names.
     fn pack(&self, message: Message) -> Packet {
         let (entries, snapshot) = match message.body {
-            Body::Append { prev, last, .. } => (self.entries(prev.index, last), None),
-            Body::Snapshot { at } => {
+            Body::Append { prev, last, payloads: Payloads::All, .. } => (self.entries(prev.index, last), None),
+            Body::Append { prev, last, payloads: Payloads::Stripped, .. } => {
+                let strip = |(meta, payload): (EntryMeta, Payload)| {
+                    (meta.stripped(), if meta.kind == EntryKind::Normal { 0 } else { payload })
+                };
+                (self.entries(prev.index, last).into_iter().map(strip).collect(), None)
+            }
+            Body::Snapshot { at, payloads } => {
                 assert!(self.disk.image.at >= at, "the snapshot promised is there");
-                (Vec::new(), Some(self.disk.image.clone()))
+                let mut image = self.disk.image.clone();
+                if payloads == Payloads::Stripped {
+                    image.hash = 0;
+                }
+                (Vec::new(), Some(image))
             }
             _ => (Vec::new(), None),
         };
