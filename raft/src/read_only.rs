@@ -28,15 +28,19 @@ struct Queues {
 }
 
 impl ReadOnly {
-    /// Forgets all: those who asked must ask again.
-    pub(crate) fn reset(&mut self, keep_deferred: bool) {
+    /// Forgets what waits for a quorum, and counts anew. (With etcd's rules: nobody is told.)
+    pub(crate) fn reset(&mut self) {
         if let Some(queues) = &mut self.queues {
             queues.waiting.clear();
-            if !keep_deferred {
-                queues.deferred.clear();
-            }
         }
         self.confirmed = 0;
+    }
+
+    /// Takes out some read, in whatever state: whoever asked must ask again.
+    pub(crate) fn give_up(&mut self) -> Option<ReadRequest> {
+        let queues = self.queues.as_mut()?;
+        let waiting = queues.waiting.pop_front().map(|(request, _)| request);
+        waiting.or_else(|| queues.deferred.pop_front())
     }
 
     /// Reads kept here.

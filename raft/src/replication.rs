@@ -180,7 +180,7 @@ impl<S: Storage> Raft<S> {
             // this one has lost entries that it had acknowledged, or the message was overtaken by a later one.
             let lost = Lost { peer: from, acked: progress.matched, last: hint.index };
             progress.lose(index);
-            self.losses += 1;
+            self.losses = self.losses.saturating_add(1);
             self.tell(Event::Lost(lost));
             self.want(at, Wanted::Append);
             return Some(lost);
@@ -317,7 +317,7 @@ impl<S: Storage> Raft<S> {
         let hint = self.log.last_id();
         if commit > hint.index {
             self.send(from, Body::AppendReject { rejected: commit, hint });
-            self.losses += 1;
+            self.losses = self.losses.saturating_add(1);
             let lost = Lost { peer: self.config.id, acked: commit, last: hint.index };
             self.tell(Event::Lost(lost));
             return Some(lost);
