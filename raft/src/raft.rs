@@ -383,7 +383,8 @@ impl<S: Storage> Raft<S> {
     }
 
     /// The write of this ticket, and every write before it, is durable. If it installs a snapshot, the state machine
-    /// goes on from there: entries handed out before are applied no more.
+    /// goes on from there: entries handed out before are applied no more. (With etcd's rules the shell reports them as
+    /// applied all the same, or what they took of `apply_size_max` is never given back.)
     pub fn synced(&mut self, ticket: SyncTicket) {
         let durable = self.durable_index();
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
@@ -800,6 +801,10 @@ impl<S: Storage> Raft<S> {
                     self.want(at, Wanted::Entries);
                 }
             }
+        }
+        // It may also have confirmed more reads, and nobody may be left to confirm any.
+        if !self.etcd() {
+            self.release_reads();
         }
         if self.transferee != PeerId::ZERO && !self.tracker.is_voter(self.transferee) {
             self.transferee = PeerId::ZERO;

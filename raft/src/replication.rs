@@ -351,10 +351,15 @@ impl<S: Storage> Raft<S> {
         if let Some(own) = self.tracker.get_mut(self.config.id) {
             own.read_acked = token;
         }
+        // In a joint membership a lone voter is alone all the same, and nobody else will answer.
+        if !self.etcd() {
+            self.release_reads();
+        }
         self.want_heartbeat();
     }
 
-    fn release_reads(&mut self) {
+    /// Answers the reads that a quorum has confirmed.
+    pub(crate) fn release_reads(&mut self) {
         let reached = self.tracker.read_acked();
         while let Some((request, index)) = self.reads.pop_confirmed(reached) {
             self.answer_read(request, index);
