@@ -14,9 +14,18 @@ impl<S: Storage> Raft<S> {
         voter && self.log.unstable.snapshot.is_none()
     }
 
-    /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, and while a committed
-    /// change of membership is not applied: the election would count the wrong votes.
+    /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, while a committed
+    /// change of membership is not applied (the election would count the wrong votes), and while a leader may count on
+    /// the lease that we gave it.
     pub fn campaign(&mut self) {
+        if self.trusts_leases() && self.in_lease() && self.role != Role::Leader {
+            self.tell(Event::ElectionRefused(NoElection::Lease));
+        } else {
+            self.campaign_if_able();
+        }
+    }
+
+    pub(crate) fn campaign_if_able(&mut self) {
         if self.may_campaign() {
             self.start_campaign();
         }

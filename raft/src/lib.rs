@@ -71,6 +71,7 @@ pub mod error;
 pub mod event;
 mod handover;
 pub mod inflights;
+mod lease;
 mod log;
 pub mod message;
 mod outbox;

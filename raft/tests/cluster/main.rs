@@ -152,7 +152,6 @@ fn differing_priority() {
 }
 
 #[test]
-#[ignore = "an old leader answers within its last period between two checks of the quorum: being mended"]
 fn reads_by_lease() {
     fuzz(60_000, 100, Spice::Leases);
 }

@@ -26,7 +26,7 @@ pub(crate) enum Spice {
     Priorities,
     /// Disks hang, for long.
     Stalls,
-    /// Reads trust leases; clocks go alike everywhere, and nobody crashes.
+    /// Reads trust leases, and clocks go alike everywhere.
     Leases,
     /// Everybody plays by etcd's rules.
     Etcd,
@@ -188,8 +188,8 @@ impl World {
                 let at = self.some_leader(at);
                 self.transfer(at, target);
             }
-            Event::Restart if self.may_crash() => self.restart(at),
-            Event::Blackout if self.may_crash() => (0..self.nodes.len()).for_each(|at| self.restart(at)),
+            Event::Restart => self.restart(at),
+            Event::Blackout => (0..self.nodes.len()).for_each(|at| self.restart(at)),
             Event::CutOff => self.cut_off(at),
             Event::Heal => self.cut.clear(),
             Event::Compact => {
@@ -207,13 +207,7 @@ impl World {
             Event::ForgetLeader => self.act(at, |node, _| _ = node.raft.forget_leader()),
             Event::Lose => self.lose(at),
             Event::Stall => self.stalled[at] = !self.stalled[at],
-            Event::Restart | Event::Blackout => {}
         }
-    }
-
-    /// A member that crashes forgets the lease that it gave: where reads trust leases, nobody may be back so soon.
-    fn may_crash(&self) -> bool {
-        self.spice != Spice::Leases
     }
 
     fn anybody(&mut self) -> PeerId {
