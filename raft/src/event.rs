@@ -206,6 +206,8 @@ pub enum NoElection {
     Unpromotable,
     /// A committed change of membership is not applied.
     ConfChangePending,
+    /// The leader may count on a lease.
+    Lease,
 }
 
 /// What becomes of a transfer to a peer.

@@ -4,6 +4,7 @@ use crate::confchange::{ConfChange, ConfChangeError, Draft};
 use crate::config::{Compat, Config, PRIORITY_MAX, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::event::{Event, Observed, Observer, TransferEvent};
+use crate::lease::Lease;
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
 use crate::progress::{ProgressState, Wanted};
@@ -36,6 +37,9 @@ pub struct Raft<S> {
     pub(crate) lets_others_first: bool,
     /// Ticks for which entries have waited for our disk, without any of them becoming durable.
     pub(crate) stalled_ticks: u32,
+    /// Ticks since the start, or since an election timeout before it if there is no past in which anything was promised.
+    pub(crate) now: u64,
+    pub(crate) lease: Lease,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -137,6 +141,8 @@ impl<S: Storage> Raft<S> {
             election_timeout: 0,
             lets_others_first: false,
             stalled_ticks: 0,
+            now: if hard.term == Term::ZERO { config.election_ticks.into() } else { 0 },
+            lease: Lease::default(),
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -383,7 +389,8 @@ impl<S: Storage> Raft<S> {
     }
 
     /// The write of this ticket, and every write before it, is durable. If it installs a snapshot, the state machine
-    /// goes on from there: entries handed out before are applied no more.
+    /// goes on from there: entries handed out before are applied no more. (With etcd's rules the shell reports them as
+    /// applied all the same, or what they took of `apply_size_max` is never given back.)
     pub fn synced(&mut self, ticket: SyncTicket) {
         let durable = self.durable_index();
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
@@ -637,7 +644,7 @@ impl<S: Storage> Raft<S> {
         }
         let lead = match body {
             Body::Vote { transfer: false, last } | Body::PreVote { last } if self.in_lease() => {
-                let ticks_left = self.config.election_ticks - self.election_elapsed;
+                let ticks_left = self.config.election_ticks.saturating_sub(self.election_elapsed);
                 let pre = matches!(body, Body::PreVote { .. });
                 self.tell(Event::LeaseHeld { from, pre, last, ticks_left });
                 return false;
@@ -676,8 +683,9 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Whether the leader was heard of so recently that nobody else shall be elected (thesis 4.2.3).
-    fn in_lease(&self) -> bool {
-        self.config.check_quorum && self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks
+    pub(crate) fn in_lease(&self) -> bool {
+        let heard = self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks;
+        self.config.check_quorum && (heard || self.may_have_given_lease())
     }
 
     /// A sign of life of the leader of our term.
@@ -719,6 +727,7 @@ impl<S: Storage> Raft<S> {
         // With etcd what waits for a first commit of ours waits on, whoever leads in between.
         let keep_deferred = self.etcd();
         self.reads.reset(keep_deferred);
+        self.lease = Lease::default();
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, lead: PeerId) {
@@ -793,6 +802,8 @@ impl<S: Storage> Raft<S> {
                 return;
             }
         }
+        // Who gave us a lease may be no quorum of this membership.
+        self.lease.from = None;
         // A smaller quorum may have reached more; if not, new members shall at least be probed.
         if !self.advance_commit() {
             for at in 0..self.tracker.count() {
@@ -800,6 +811,10 @@ impl<S: Storage> Raft<S> {
                     self.want(at, Wanted::Entries);
                 }
             }
+        }
+        // It may also have confirmed more reads, and nobody may be left to confirm any.
+        if !self.etcd() {
+            self.release_reads();
         }
         if self.transferee != PeerId::ZERO && !self.tracker.is_voter(self.transferee) {
             self.transferee = PeerId::ZERO;
