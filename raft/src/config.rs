@@ -67,7 +67,9 @@ pub enum ReadPolicy {
     /// By a round of heartbeats to a quorum.
     #[default]
     Quorum,
-    /// By trusting that clocks drift less than the lease leaves room for; needs `check_quorum`.
+    /// By a lease that rounds of heartbeats renew; without one, as [`ReadPolicy::Quorum`]. Trusts that no two clocks drift
+    /// apart by more than a tenth in an election timeout, and that every member has this policy and the same
+    /// `election_ticks`; needs `check_quorum`.
     Lease,
 }
 

@@ -60,8 +60,9 @@
 //!
 //! Where our rules differ from those of etcd's raft, [`Config::compat`] gives etcd's, so that recordings of it replay
 //! byte for byte (`tests/traces.rs`): every message when it is asked for, not merged with others; every answer after a
-//! sync; no hand-over before a leader goes; refused changes of membership as empty entries; snapshots that do not name us ignored; lost tails not mended;
-//! reads of a lone voter, and under a lease, at once. What etcd logs comes as [`Event`]s, if [`Raft::observe`] gave a
+//! sync; no hand-over before a leader goes; nobody who stands in for voters that count on a vote which is gone; refused
+//! changes of membership as empty entries; snapshots that do not name us ignored; lost tails not mended; reads of a lone
+//! voter, and under a lease, at once. What etcd logs comes as [`Event`]s, if [`Raft::observe`] gave a
 //! listener; without one no event is even made.
 #![forbid(unsafe_code)]
 
@@ -72,6 +73,7 @@ pub mod error;
 pub mod event;
 mod handover;
 pub mod inflights;
+mod lease;
 mod log;
 pub mod message;
 mod outbox;

@@ -4,6 +4,8 @@ use crate::confchange::{ConfChange, ConfChangeError, Draft};
 use crate::config::{Compat, Config, PRIORITY_MAX, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::event::{Event, Observed, Observer, TransferEvent};
+use crate::inflights::Inflights;
+use crate::lease::Lease;
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
 use crate::progress::{ProgressState, Wanted};
@@ -36,6 +38,9 @@ pub struct Raft<S> {
     pub(crate) lets_others_first: bool,
     /// Ticks for which entries have waited for our disk, without any of them becoming durable.
     pub(crate) stalled_ticks: u32,
+    /// Ticks since the start, or since an election timeout before it if there is no past in which anything was promised.
+    pub(crate) now: u64,
+    pub(crate) lease: Lease,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -92,6 +97,11 @@ pub struct Lost {
     pub last: Index,
 }
 
+/// The window of a new member.
+fn window(config: &Config) -> Inflights {
+    Inflights::new(config.inflight_count_max, config.inflight_size_max)
+}
+
 impl<S: Storage> Raft<S> {
     /// A member that (re)starts from what its log says.
     ///
@@ -127,8 +137,8 @@ impl<S: Storage> Raft<S> {
         if draft.members.iter().any(|(id, _)| *id == config.id) && draft.conf.is_witness(config.id) != config.witness {
             return Err(OpenError::Witness { configured: config.witness });
         }
-        let mut tracker = Tracker::new(config.inflight_count_max, config.inflight_size_max);
-        tracker.install(draft, last.index);
+        let mut tracker = Tracker::default();
+        tracker.install(draft, last.index, &window(&config));
         let given_hard = HardState { commit: log.committed, ..hard };
         let mut raft = Raft {
             log,
@@ -142,6 +152,8 @@ impl<S: Storage> Raft<S> {
             election_timeout: 0,
             lets_others_first: false,
             stalled_ticks: 0,
+            now: if hard.term == Term::ZERO { config.election_ticks.into() } else { 0 },
+            lease: Lease::default(),
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -168,7 +180,7 @@ impl<S: Storage> Raft<S> {
 
     /// Tells `observer` of everything that happens from now on. Meant for tests and for the curious: see [`Event`].
     pub fn observe(&mut self, observer: Observer) {
-        self.observer.0 = Some(observer);
+        self.observer.0 = Some(Box::new(observer));
     }
 
     /// Tells the observer, if there is one.
@@ -402,7 +414,8 @@ impl<S: Storage> Raft<S> {
     }
 
     /// The write of this ticket, and every write before it, is durable. If it installs a snapshot, the state machine
-    /// goes on from there: entries handed out before are applied no more.
+    /// goes on from there: entries handed out before are applied no more. (With etcd's rules the shell reports them as
+    /// applied all the same, or what they took of `apply_size_max` is never given back.)
     pub fn synced(&mut self, ticket: SyncTicket) {
         let durable = self.durable_index();
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
@@ -662,7 +675,7 @@ impl<S: Storage> Raft<S> {
         }
         let lead = match body {
             Body::Vote { transfer: false, last } | Body::PreVote { last } if self.in_lease() => {
-                let ticks_left = self.config.election_ticks - self.election_elapsed;
+                let ticks_left = self.config.election_ticks.saturating_sub(self.election_elapsed);
                 let pre = matches!(body, Body::PreVote { .. });
                 self.tell(Event::LeaseHeld { from, pre, last, ticks_left });
                 return false;
@@ -701,8 +714,9 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Whether the leader was heard of so recently that nobody else shall be elected (thesis 4.2.3).
-    fn in_lease(&self) -> bool {
-        self.config.check_quorum && self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks
+    pub(crate) fn in_lease(&self) -> bool {
+        let heard = self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks;
+        self.config.check_quorum && (heard || self.may_have_given_lease())
     }
 
     /// A sign of life of the leader of our term.
@@ -753,6 +767,7 @@ impl<S: Storage> Raft<S> {
         }
         // With etcd what waits for a first commit of ours waits on, whoever leads in between.
         self.reads.reset();
+        self.lease = Lease::default();
     }
 
     /// Leadership of `term` is over: whoever asked for a read is told.
@@ -831,7 +846,7 @@ impl<S: Storage> Raft<S> {
     // Memberships.
 
     fn install(&mut self, draft: Draft) {
-        self.tracker.install(draft, self.log.last_index());
+        self.tracker.install(draft, self.log.last_index(), &window(&self.config));
         self.tell_of(|raft, say| say(Event::Configured(&raft.tracker.conf)));
         if self.role != Role::Leader {
             return;
@@ -847,6 +862,8 @@ impl<S: Storage> Raft<S> {
                 return;
             }
         }
+        // Who gave us a lease may be no quorum of this membership.
+        self.lease.until = 0;
         // A smaller quorum may have reached more; if not, new members shall at least be probed.
         if !self.advance_commit() {
             for at in 0..self.tracker.count() {
@@ -854,6 +871,10 @@ impl<S: Storage> Raft<S> {
                     self.want(at, Wanted::Entries);
                 }
             }
+        }
+        // It may also have confirmed more reads, and nobody may be left to confirm any.
+        if !self.etcd() {
+            self.release_reads();
         }
         if self.transferee != PeerId::ZERO && !self.tracker.is_voter(self.transferee) {
             self.end_transfer(TransferEnd::NotVoter);

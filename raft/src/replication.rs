@@ -360,25 +360,37 @@ impl<S: Storage> Raft<S> {
 
     fn take_confirmable_read(&mut self, request: ReadRequest) {
         let index = self.log.committed;
-        // Whoever is told to take over does not wait for the lease. (etcd trusts it all the same.)
-        let kept = self.transferee == PeerId::ZERO || self.etcd();
-        let leased = self.config.read_policy == ReadPolicy::Lease && kept;
+        // With etcd a leader that is trusted is so until it steps down.
+        let leased = self.holds_lease() || self.etcd() && self.config.read_policy == ReadPolicy::Lease;
         if leased || self.tracker.is_alone(self.config.id) {
             self.answer_read(request, index);
-            return;
+        } else {
+            self.wait_for_quorum(request);
         }
-        self.reads.wait(request, index);
+    }
+
+    /// A read that a round of heartbeats must confirm, with the commit index of now.
+    pub(crate) fn wait_for_quorum(&mut self, request: ReadRequest) {
+        self.reads.wait(request, self.log.committed, self.now);
         let token = self.reads.token();
         if let Some(own) = self.tracker.get_mut(self.config.id) {
             own.read_acked = token;
         }
+        // In a joint membership a lone voter is alone all the same, and nobody else will answer.
+        if !self.etcd() {
+            self.release_reads();
+        }
         self.want_heartbeat();
     }
 
-    fn release_reads(&mut self) {
+    /// Answers the reads that a quorum has confirmed.
+    pub(crate) fn release_reads(&mut self) {
         let reached = self.tracker.read_acked();
-        while let Some((request, index)) = self.reads.pop_confirmed(reached) {
-            self.answer_read(request, index);
+        while let Some((request, index, asked)) = self.reads.pop_confirmed(reached) {
+            self.extend_lease(asked);
+            if request.from != PeerId::ZERO {
+                self.answer_read(request, index);
+            }
         }
     }
 }

@@ -666,21 +666,68 @@ fn a_late_echo_confirms_no_later_read() {
 }
 
 #[test]
-fn leases_answer_at_once_but_not_while_leadership_leaves() {
+fn leases_answer_at_once_while_they_hold() {
     let config = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
     let mut raft = settled_leader(config);
     let reads = |raft: &mut Raft<MemLog>| {
         let mut ready = Ready::default();
         raft.ready(&mut ready);
-        ready.reads.len()
+        let token = |message: &Message| match message.body {
+            Body::Heartbeat { read, .. } if message.to == PeerId(3) => Some(read),
+            _ => None,
+        };
+        (ready.reads.len(), ready.messages.iter().find_map(token))
     };
     raft.read_index(ReadId(1)).unwrap();
-    assert_eq!(reads(&mut raft), 1);
-    raft.transfer_leader(PeerId(2)).unwrap();
-    raft.read_index(ReadId(2)).unwrap();
-    assert_eq!(reads(&mut raft), 0);
+    assert_eq!(reads(&mut raft), (0, Some(1)), "no quorum has said anything to a round of heartbeats");
     raft.step(from(3, 1, Body::HeartbeatReply { read: 1 }), &[]).unwrap();
-    assert_eq!(reads(&mut raft), 1);
+    assert_eq!(reads(&mut raft), (1, None));
+    // Nine ticks: an election timeout but for the tick that was about to come, and a tenth for drift.
+    for tick in 0..8 {
+        raft.read_index(ReadId(2)).unwrap();
+        assert_eq!(reads(&mut raft).0, 1, "{tick} ticks after the round was begun");
+        raft.tick();
+    }
+    // Ticks have begun rounds of their own; that their answers come now does not make them younger.
+    assert_eq!(reads(&mut raft), (0, Some(9)));
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 2 }), &[]).unwrap();
+    raft.read_index(ReadId(3)).unwrap();
+    assert_eq!(reads(&mut raft).0, 1, "seven ticks since the first of them");
+    raft.tick();
+    raft.read_index(ReadId(4)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(11)));
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 11 }), &[]).unwrap();
+    assert_eq!(reads(&mut raft).0, 1);
+    // Who is told to take over asks for votes in spite of leases, whenever it hears of it.
+    raft.transfer_leader(PeerId(2)).unwrap();
+    raft.read_index(ReadId(5)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(12)));
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 12 }), &[]).unwrap();
+    assert_eq!(reads(&mut raft).0, 1);
+    (0..12).for_each(|_| raft.tick());
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 12 }), &[]).unwrap();
+    assert_eq!((raft.role(), raft.status().transferee), (Role::Leader, PeerId::ZERO), "given up");
+    raft.read_index(ReadId(6)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(13)));
+}
+
+/// A member that starts again may have given a lease.
+#[test]
+fn leases_outlive_a_restart() {
+    let config = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
+    let mut raft = member(config, log_of(&[1], 0));
+    let vote = |raft: &mut Raft<MemLog>, transfer| {
+        let last = raft.status().last;
+        raft.step(from(2, raft.term().0 + 1, Body::Vote { last, transfer }), &[]).unwrap();
+        raft.status().vote
+    };
+    (0..9).for_each(|_| raft.tick());
+    raft.campaign();
+    assert_eq!((vote(&mut raft, false), raft.role()), (PeerId::ZERO, Role::Follower));
+    raft.tick();
+    assert_eq!(vote(&mut raft, false), PeerId(2));
+    let mut raft = member(raft.config().clone(), log_of(&[1], 0));
+    assert_eq!(vote(&mut raft, true), PeerId(2), "a leader that hands over has no lease");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use ringraft_raft::{
-    Body, ConfChange, ConfChangeOp, Config, EntryKind, Index, Message, Payloads, PeerId, Proposed, ReadId, ReadPolicy,
-    Ready, SteppedDown, Storage, Transition,
+    Body, ConfChange, ConfChangeOp, ConfState, Config, EntryKind, Index, Message, Payloads, PeerId, Proposed, ReadId,
+    ReadPolicy, Ready, SteppedDown, Storage, Transition,
 };
 use support::node::{Disk, Node, Packet, Payload};
 use support::script::{self, Directive};
@@ -65,15 +65,17 @@ impl Scene {
 
     fn add_nodes(&mut self, count: u64, directive: &Directive) {
         let list = |key: &str| directive.numbers(key).into_iter().map(PeerId).collect::<Vec<_>>();
-        let mut disk = Disk::default();
-        disk.log.conf.voters = list("voters");
-        disk.log.conf.learners = list("learners");
-        disk.log.conf.witnesses = list("witnesses");
-        disk.image.conf = disk.log.conf.clone();
+        let conf = ConfState {
+            voters: list("voters"),
+            learners: list("learners"),
+            witnesses: list("witnesses"),
+            ..ConfState::default()
+        };
+        let disk = Disk::new(conf.clone());
         for _ in 0..count {
             let id = PeerId(self.nodes.len() as u64 + 1);
             let flag = |key: &str, default: bool| directive.value(key).unwrap_or(default);
-            let witness = disk.log.conf.is_witness(id) || flag("witness", false);
+            let witness = conf.is_witness(id) || flag("witness", false);
             let read_policy = if flag("lease", false) { ReadPolicy::Lease } else { ReadPolicy::Quorum };
             let mut config = Config {
                 election_ticks: 3,
@@ -138,7 +140,7 @@ impl Scene {
             return "nothing ready".into();
         }
         let mut packets = Vec::new();
-        let ready = self.node(id).take_ready(&mut packets);
+        let ready = self.node(id).show_ready(&mut packets);
         let text = show_ready(&ready, &packets);
         self.network.append(&mut packets);
         text
@@ -282,7 +284,7 @@ fn shown<E: std::fmt::Display>(result: Result<(), E>) -> String {
     result.map_or_else(|refused| format!("refused: {refused}"), |()| "ok".into())
 }
 
-fn show_conf(conf: &ringraft_raft::ConfState) -> String {
+fn show_conf(conf: &ConfState) -> String {
     let list = |ids: &[PeerId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let mut text = format!("voters=({})", list(&conf.voters));
     let names = ["voters", "outgoing", "learners", "next", "witnesses"];

@@ -64,10 +64,7 @@ impl Group {
                     check_quorum,
                     ..Config::new(*id)
                 };
-                let mut disk = Disk::default();
-                disk.log.conf = conf.clone();
-                disk.image.conf = conf.clone();
-                Node::new(config, disk, dice.one_in(2))
+                Node::new(config, Disk::new(conf.clone()), dice.one_in(2))
             })
             .collect();
         Group {
@@ -221,7 +218,7 @@ impl Group {
             let witness = node.raft.config().witness;
             for index in self.commits[at].0 + 1..=status.commit.0 {
                 let Ok(meta) = node.raft.meta(Index(index)) else { continue };
-                let entry = (meta, node.payload(Index(index)));
+                let entry = (meta, node.entry(Index(index)).1);
                 match self.committed.get(usize::try_from(index - 1).unwrap()) {
                     Some(known) if witness => assert_eq!(known.0.stripped(), meta, "{} at {index}", status.id),
                     Some(known) => assert_eq!(*known, entry, "{} at {index}", status.id),
@@ -239,7 +236,7 @@ impl Group {
                 let base = node.raft.storage().base().index;
                 for index in base.0 + 1..=self.committed.len() as u64 {
                     let known = self.committed[usize::try_from(index - 1).unwrap()];
-                    let entry = (node.raft.meta(Index(index)).unwrap(), node.payload(Index(index)));
+                    let entry = node.entry(Index(index));
                     assert_eq!(entry, known, "leader {} lacks {index}", status.id);
                 }
             }
