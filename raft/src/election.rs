@@ -8,10 +8,10 @@ use crate::storage::Storage;
 use crate::types::{EntryId, PeerId, Role, Term};
 
 impl<S: Storage> Raft<S> {
-    /// Whether this member may be elected: a voter whose log is not being replaced.
+    /// Whether this member may be elected: a voter with payloads whose log is not being replaced.
     pub(crate) fn is_promotable(&self) -> bool {
-        let voter = self.tracker.get(self.config.id).is_some_and(|own| !own.learner);
-        voter && self.log.unstable.snapshot.is_none()
+        let voter = self.tracker.get(self.config.id).is_some_and(|own| !own.learner && !own.witness);
+        voter && !self.config.witness && self.log.unstable.snapshot.is_none()
     }
 
     /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, while a committed
@@ -116,7 +116,8 @@ impl<S: Storage> Raft<S> {
     fn may_stand_in_for(&self, voter: PeerId) -> bool {
         let own = self.config.id;
         let outside = self.lead == PeerId::ZERO && self.role != Role::Leader && !self.tracker.is_voter(own);
-        let able = self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change();
+        let able =
+            !self.config.witness && self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change();
         outside && self.tracker.is_voter(voter) && able && self.term.0 < NUMBER_MAX && !self.etcd()
     }
 

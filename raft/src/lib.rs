@@ -88,12 +88,13 @@ mod tick;
 pub mod tracker;
 pub mod types;
 mod unstable;
+pub mod witness;
 
 pub use confchange::{ConfChange, ConfChangeError, ConfChangeOp, Transition};
 pub use config::{Compat, Config, ConfigError, PRIORITY_MAX, ReadPolicy};
 pub use error::{OpenError, Refused, StepError};
 pub use event::{Event, Observer};
-pub use message::{Body, Message};
+pub use message::{Body, Message, Payloads};
 pub use progress::{Progress, ProgressState};
 pub use raft::{Lost, Proposed, Raft, Stepped};
 pub use ready::{AfterSync, Append, ReadState, Ready, SyncTicket};

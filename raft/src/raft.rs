@@ -4,7 +4,6 @@ use crate::confchange::{ConfChange, ConfChangeError, Draft};
 use crate::config::{Compat, Config, PRIORITY_MAX, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::event::{Event, Observed, Observer, TransferEvent};
-use crate::lease::Lease;
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
 use crate::progress::{ProgressState, Wanted};
@@ -39,7 +38,10 @@ pub struct Raft<S> {
     pub(crate) stalled_ticks: u32,
     /// Ticks since the start, or since an election timeout before it if there is no past in which anything was promised.
     pub(crate) now: u64,
-    pub(crate) lease: Lease,
+    /// When the lease ends, on the same clock; 0: there is none.
+    pub(crate) lease_until: u64,
+    /// Whether somebody was told to take over in this term, which ends leases in it.
+    pub(crate) lease_broken: bool,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -47,7 +49,7 @@ pub struct Raft<S> {
     pub(crate) pending_conf_index: Index,
     pub(crate) uncommitted_size: u64,
     /// Losses seen, ours and those of peers.
-    pub(crate) losses: u64,
+    pub(crate) losses: u32,
     pub(crate) reads: ReadOnly,
     pub(crate) messages: Vec<Message>,
     pub(crate) after_sync: Vec<Message>,
@@ -126,8 +128,12 @@ impl<S: Storage> Raft<S> {
             log.applying = applied;
             log.applied = applied;
         }
+        let draft = Draft::restore(&conf)?;
+        if draft.members.iter().any(|(id, _)| *id == config.id) && draft.conf.is_witness(config.id) != config.witness {
+            return Err(OpenError::Witness { configured: config.witness });
+        }
         let mut tracker = Tracker::new(config.inflight_count_max, config.inflight_size_max);
-        tracker.install(Draft::restore(&conf)?, last.index);
+        tracker.install(draft, last.index);
         let given_hard = HardState { commit: log.committed, ..hard };
         let mut raft = Raft {
             log,
@@ -142,7 +148,8 @@ impl<S: Storage> Raft<S> {
             lets_others_first: false,
             stalled_ticks: 0,
             now: if hard.term == Term::ZERO { config.election_ticks.into() } else { 0 },
-            lease: Lease::default(),
+            lease_until: 0,
+            lease_broken: false,
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -168,7 +175,7 @@ impl<S: Storage> Raft<S> {
 
     /// Tells `observer` of everything that happens from now on. Meant for tests and for the curious: see [`Event`].
     pub fn observe(&mut self, observer: Observer) {
-        self.observer.0 = Some(observer);
+        self.observer.0 = Some(Box::new(observer));
     }
 
     /// Tells the observer, if there is one.
@@ -242,7 +249,7 @@ impl<S: Storage> Raft<S> {
         if changes_conf {
             self.pending_conf_index = id.index;
         }
-        self.broadcast_append();
+        self.broadcast_entries();
         Ok(Proposed::Appended(id))
     }
 
@@ -291,7 +298,12 @@ impl<S: Storage> Raft<S> {
         match (self.tracker.is_joint(), leaves) {
             (true, false) => Err(Refused::MustLeaveJoint),
             (false, true) => Err(Refused::NotJoint),
-            _ => Ok(()),
+            // etcd finds out when it applies the change.
+            _ if self.etcd() => Ok(()),
+            _ => match Draft::change(&self.tracker.conf, change) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Refused::ConfChange { error }),
+            },
         }
     }
 
@@ -361,9 +373,10 @@ impl<S: Storage> Raft<S> {
     pub fn step_snapshot(&mut self, message: Message, at: EntryId, conf: &ConfState) -> Result<bool, StepError> {
         let from = message.from;
         self.check_address(&message)?;
-        if !matches!(message.body, Body::Snapshot { .. }) {
+        let Body::Snapshot { payloads, .. } = message.body else {
             return Err(StepError::Malformed { from, what: "not a snapshot" });
-        }
+        };
+        self.check_payloads(from, payloads, &[])?;
         if at.index.0 > NUMBER_MAX || at.term > message.term && message.term != Term::ZERO {
             return Err(StepError::Malformed { from, what: "a snapshot from the future" });
         }
@@ -402,6 +415,7 @@ impl<S: Storage> Raft<S> {
                 self.tell_of_strange_sync(ticket.last);
             }
             self.log.unstable.stable_to(ticket.last);
+            self.want_witnesses();
         } else {
             self.tell(Event::OlderSync { term: ticket.term });
         }
@@ -492,6 +506,9 @@ impl<S: Storage> Raft<S> {
             self.tell(Event::NoProgress(target));
             return Err(Refused::NotVoter { target });
         };
+        if self.tracker.at(at).witness {
+            return Err(Refused::Witness { peer: target });
+        }
         if !self.tracker.is_voter(target) {
             self.tell(Event::Transfer(target, TransferEvent::ToLearner));
             return Err(Refused::NotVoter { target });
@@ -601,7 +618,7 @@ impl<S: Storage> Raft<S> {
         if from == self.config.id && !to_ourselves {
             return Err(StepError::Forged);
         }
-        let Body::Append { prev, last, .. } = message.body else {
+        let Body::Append { prev, last, payloads, .. } = message.body else {
             return if entries.is_empty() { Ok(()) } else { malformed("entries beside a message without") };
         };
         if prev.index.0 > NUMBER_MAX || last.0 != prev.index.0 + entries.len() as u64 {
@@ -617,7 +634,7 @@ impl<S: Storage> Raft<S> {
         if term > message.term {
             return malformed("an entry from a future term");
         }
-        Ok(())
+        self.check_payloads(from, payloads, entries)
     }
 
     /// The gate of terms: whether the message goes on to its handler. A newer term makes us its follower; an older one
@@ -727,7 +744,7 @@ impl<S: Storage> Raft<S> {
         // With etcd what waits for a first commit of ours waits on, whoever leads in between.
         let keep_deferred = self.etcd();
         self.reads.reset(keep_deferred);
-        self.lease = Lease::default();
+        (self.lease_until, self.lease_broken) = (0, false);
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, lead: PeerId) {
@@ -803,7 +820,7 @@ impl<S: Storage> Raft<S> {
             }
         }
         // Who gave us a lease may be no quorum of this membership.
-        self.lease.from = None;
+        self.lease_until = 0;
         // A smaller quorum may have reached more; if not, new members shall at least be probed.
         if !self.advance_commit() {
             for at in 0..self.tracker.count() {
@@ -831,7 +848,7 @@ impl<S: Storage> Raft<S> {
             self.tell_of(|raft, say| say(Event::JointKept(&raft.tracker.conf, raft.transferee)));
         } else {
             self.pending_conf_index = self.append_own(EntryKind::ConfChangeV2, 0).index;
-            self.broadcast_append();
+            self.broadcast_entries();
             self.tell_of(|raft, say| say(Event::JointLeaving(&raft.tracker.conf)));
         }
     }

@@ -222,7 +222,7 @@ impl Promises {
                 let acked = &mut self.book(term).acked[at];
                 *acked = index.max(*acked);
             }
-            Body::Append { prev, last, commit } => {
+            Body::Append { prev, last, commit, .. } => {
                 assert_eq!(last.0 - prev.index.0, packet.entries.len() as u64);
                 assert!(commit <= node.raft.commit(), "{from} tells of a commit {commit} that it does not know of");
                 let size: u64 = packet.entries.iter().map(|(meta, _)| meta.encoded_size()).sum();
@@ -234,7 +234,7 @@ impl Promises {
                 let acked = self.book(term).acked[place(to)];
                 assert!(commit <= acked, "{from} commits {commit} for {to}, which acknowledged {acked} in {term}");
             }
-            Body::Snapshot { at: index } => {
+            Body::Snapshot { at: index, .. } => {
                 let image = packet.snapshot.as_ref().expect("a snapshot");
                 assert!(image.at >= index && image.at.index <= self.committed());
                 assert_eq!(image.hash, self.machines[slot(image.at.index)], "the snapshot at {}", image.at);

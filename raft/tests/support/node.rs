@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ringraft_raft::{
     Append, Body, Compat, ConfChange, ConfState, Config, EntryId, EntryKind, EntryMeta, HardState, Index, Message,
-    PeerId, Proposed, Raft, ReadState, Ready, Refused, SoftState, StepError, Storage,
+    Payloads, PeerId, Proposed, Raft, ReadState, Ready, Refused, SoftState, StepError, Storage,
 };
 
 use super::log::MemLog;
@@ -194,10 +194,20 @@ impl Node {
     /// Fills in what a message names.
     fn pack(&self, message: Message) -> Packet {
         let (entries, snapshot) = match message.body {
-            Body::Append { prev, last, .. } => (self.entries(prev.index, last), None),
-            Body::Snapshot { at } => {
+            Body::Append { prev, last, payloads: Payloads::All, .. } => (self.entries(prev.index, last), None),
+            Body::Append { prev, last, payloads: Payloads::Stripped, .. } => {
+                let strip = |(meta, payload): (EntryMeta, Payload)| {
+                    (meta.stripped(), if meta.kind == EntryKind::Normal { 0 } else { payload })
+                };
+                (self.entries(prev.index, last).into_iter().map(strip).collect(), None)
+            }
+            Body::Snapshot { at, payloads } => {
                 assert!(self.disk.image.at >= at, "the snapshot promised is there");
-                (Vec::new(), Some(self.disk.image.clone()))
+                let mut image = self.disk.image.clone();
+                if payloads == Payloads::Stripped {
+                    Rc::make_mut(&mut image).hash = 0;
+                }
+                (Vec::new(), Some(image))
             }
             _ => (Vec::new(), None),
         };
