@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -83,7 +82,7 @@ pub(super) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
     match open_flags(parent(path), libc::O_DIRECT | libc::O_TMPFILE, false) {
         Ok(file) => {
             write_zeros(&file, size)?;
-            sys::link(file.as_raw_fd(), path)?;
+            sys::link(&file, path)?;
             keep_or_remove(path, sync_parent(path).map(|()| file))
         }
         // Not every file system has files without names.

@@ -29,8 +29,10 @@ mod control;
 mod error;
 mod files;
 mod jobs;
+mod net;
 mod open_files;
 mod probe;
+mod raw;
 mod recv_pool;
 mod ring;
 mod send;
@@ -40,7 +42,6 @@ mod slots;
 mod sockets;
 mod streams;
 mod sys;
-mod timers;
 mod world;
 
 #[cfg(test)]

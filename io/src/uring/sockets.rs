@@ -25,7 +25,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket that is connecting to `address`: the first write waits until it is, or fails.
+/// A socket that is connecting to `address` and does not block.
 pub(super) fn connect(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     tune(&socket)?;
@@ -34,8 +34,6 @@ pub(super) fn connect(address: SocketAddr) -> io::Result<Socket> {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    // A ring gives up at once on sockets that must not block; on others it waits without a thread.
-    socket.set_nonblocking(false)?;
     Ok(socket)
 }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::control::{self, Command, ControlHandle, Door};
 use super::error::UringError;
 use super::jobs::Outcome;
+use super::net::RingNet;
 use super::probe::probe;
 use super::shard::Uring;
 use super::signal::{MAIL, Signal, Waker};
@@ -216,7 +217,7 @@ impl UringWorld {
         let failed = |what| move |source| UringError::Io { what, source };
         let signals = (0..config.shards).map(|_| Signal::new()).collect::<io::Result<Arc<[Signal]>>>();
         let signals = signals.map_err(failed("make an event"))?;
-        let (control, inbox) = ControlHandle::new().map_err(failed("make an event"))?;
+        let (control, inbox) = ControlHandle::new();
         let tuning = Tuning {
             sq_entries: config.sq_entries,
             cq_entries: config.cq_entries,
@@ -237,7 +238,7 @@ impl UringWorld {
             })
             .collect();
         let mailboxes = seeds.iter().map(|seed| seed.mailbox.clone()).collect();
-        let thread = control::start(config, doors, inbox, control.clone(), mailboxes)?;
+        let thread = control::start::<RingNet>(config, doors, inbox, mailboxes)?;
         Ok(UringWorld { seeds, listening, signals, control, thread: Some(thread) })
     }
 
