@@ -19,6 +19,9 @@
 
 mod buf;
 pub mod head;
+mod host;
+#[cfg(test)]
+mod tests;
 mod types;
 
 #[cfg(feature = "sim")]
@@ -31,6 +34,9 @@ use std::path::Path;
 use bytes::Bytes;
 
 pub use buf::{AlignedBuf, RecvBuf};
+pub use host::config::{RefuseAll, WorldConfig};
+pub use host::error::WorldError;
+pub use host::signal::Waker;
 pub use types::{
     Acceptor, CloseReason, Completion, Dial, DialError, Dialed, FileId, FileInfo, Job, JobOutput, ListenerKind,
     LockError, SendFile, ShardNo, StreamId, Time, Token, Verdict,

@@ -11,8 +11,10 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 use tokio_uring::net;
 
-use super::control::Net;
+use super::explain::explain;
 use super::raw;
+use crate::WorldError;
+use crate::host::control::Net;
 
 /// Entries of the control thread's ring.
 const ENTRIES: u32 = 256;
@@ -26,9 +28,9 @@ impl Net for RingNet {
     type Stream = net::TcpStream;
     type File = File;
 
-    fn runtime() -> io::Result<Runtime> {
+    fn runtime() -> Result<Runtime, WorldError> {
         // Not with deferred task runs: this runtime waits by epoll on the ring, which would never become ready.
-        Runtime::new(tokio_uring::builder().entries(ENTRIES))
+        Runtime::new(tokio_uring::builder().entries(ENTRIES)).map_err(|error| explain(error, 0))
     }
 
     fn block_on<T>(runtime: &Runtime, future: impl Future<Output = T>) -> T {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue, Submitter, cqueue, squeue};
 
-use super::error::UringError;
 use super::probe::{self, Capabilities};
 use super::raw;
+use crate::WorldError;
 
 /// A ring, split for good: the registered descriptor is remembered by one `Submitter` only.
 pub(super) struct Ring {
@@ -28,7 +28,7 @@ pub(super) struct Ring {
 
 impl Ring {
     /// A ring for the calling thread, which alone may use it.
-    pub(super) fn new(sq_entries: u32, cq_entries: u32) -> Result<Ring, UringError> {
+    pub(super) fn new(sq_entries: u32, cq_entries: u32) -> Result<Ring, WorldError> {
         let (ring, capabilities) = probe::setup(sq_entries, cq_entries)?;
         let whole = Box::into_raw(Box::new(ring));
         // SAFETY: `whole` comes from a box that `Ring::drop` takes back after the three parts are gone; until then

@@ -2,7 +2,6 @@
 
 mod completing;
 mod op;
-mod spin;
 
 use std::fmt;
 use std::fs::File;
@@ -18,23 +17,23 @@ use bytes::Bytes;
 use io_uring::{opcode, squeue, types};
 
 use self::op::{Op, WriteOp};
-use self::spin::Spin;
-use super::control::{Command, ControlHandle};
-use super::error::UringError;
-use super::files;
-use super::jobs::Jobs;
-use super::open_files::OpenFiles;
 use super::recv_pool::{self, RecvPool};
 use super::ring::Ring;
 use super::send::SendOp;
-use super::signal::{Signal, WOKEN};
-use super::slots::{Key, Slots};
 use super::streams::{Handle, Streams, Table};
-use super::sys;
-use super::world::{Mail, Mailbox, Permit, Tuning};
+use super::world::{Rings, UringConfig};
+use crate::host::control::{Command, ControlHandle};
+use crate::host::jobs::Jobs;
+use crate::host::mail::{Mail, Mailbox, Permit};
+use crate::host::open_files::OpenFiles;
+use crate::host::signal::{Signal, WOKEN};
+use crate::host::slots::{Key, Slots};
+use crate::host::spin::Spin;
+use crate::host::world::Start;
+use crate::host::{files, sys};
 use crate::{
     AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, DialError, FileId, FileInfo, Io, Job, LockError, SendFile,
-    ShardNo, StreamId, Time, Token,
+    ShardNo, StreamId, Time, Token, WorldError,
 };
 
 /// Set in the user data of entries that own no slot.
@@ -50,8 +49,6 @@ const KICKING: u64 = SLOTLESS | 2 << 32;
 const SPARE_MAX: usize = 256;
 /// How long a ring that is dropped waits for its operations to end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// Letters of the mailbox handed out per turn at most.
-const MAIL_PER_TURN_MAX: usize = 1024;
 
 /// One shard's io_uring. Made by [`UringSeed::into_io`](super::UringSeed::into_io) on the thread that uses it.
 pub struct Uring {
@@ -63,9 +60,10 @@ pub struct Uring {
     pool: RecvPool,
     table: Table,
     ring: Ring,
-    files: OpenFiles,
+    files: OpenFiles<Handle>,
     locks: Vec<File>,
     signals: Arc<[Signal]>,
+    rings: Rings,
     mail: Receiver<Mail>,
     mailbox: Mailbox,
     control: ControlHandle,
@@ -86,25 +84,19 @@ pub struct Uring {
 }
 
 impl Uring {
-    pub(super) fn new(
-        shard: ShardNo,
-        tuning: &Tuning,
-        signals: Arc<[Signal]>,
-        mail: Receiver<Mail>,
-        mailbox: Mailbox,
-        control: ControlHandle,
-    ) -> Result<Uring, UringError> {
-        if tuning.pin {
-            sys::pin_thread(usize::from(shard.0))
-                .map_err(|source| UringError::Io { what: "pin a shard's thread", source })?;
+    pub(super) fn new(start: Start, config: &UringConfig, rings: Rings) -> Result<Uring, WorldError> {
+        let Start { shard, signals, mail, mailbox, control } = start;
+        let failed = |what| move |source| WorldError::Io { what, source };
+        if config.world.pin {
+            sys::pin_thread(usize::from(shard.0)).map_err(failed("pin a shard's thread"))?;
         }
-        let ring = Ring::new(tuning.sq_entries, tuning.cq_entries)?;
-        let pool = RecvPool::new(&ring.submitter, tuning.recv_buffers, tuning.recv_buffer_size)
-            .map_err(|source| UringError::Io { what: "register receive buffers", source })?;
-        let table = Table::new(&ring.submitter, tuning.table_size);
-        let own = ring.dup().map_err(|source| UringError::Io { what: "duplicate a ring's descriptor", source })?;
-        assert!(signals[usize::from(shard.0)].ring.set(own).is_ok(), "one ring per shard");
-        let bundles = tuning.bundles && ring.capabilities.bundles;
+        let ring = Ring::new(config.sq_entries, config.cq_entries)?;
+        let pool = RecvPool::new(&ring.submitter, config.world.recv_buffers, config.world.recv_buffer_size)
+            .map_err(failed("register receive buffers"))?;
+        let table = Table::new(&ring.submitter, config.table_size);
+        let own = ring.dup().map_err(failed("duplicate a ring's descriptor"))?;
+        assert!(rings[usize::from(shard.0)].set(own).is_ok(), "one ring per shard");
+        let bundles = config.bundles && ring.capabilities.bundles;
         let kicked = vec![false; signals.len()];
         let mut uring = Uring {
             shard,
@@ -117,6 +109,7 @@ impl Uring {
             files: OpenFiles::new(),
             locks: Vec::new(),
             signals,
+            rings,
             mail,
             mailbox,
             control,
@@ -126,7 +119,7 @@ impl Uring {
             spare_sends: Vec::new(),
             spare_bufs: Vec::new(),
             kicked,
-            spin: Spin { max: tuning.spin, now: tuning.spin },
+            spin: Spin::new(config.world.spin),
             bundles,
             _not_send: PhantomData,
         };
@@ -136,13 +129,13 @@ impl Uring {
 
     /// How many operations the kernel has in its hands.
     #[cfg(test)]
-    pub(super) fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.slots.len()
     }
 
     /// The socket of a stream.
     #[cfg(test)]
-    pub(super) fn socket(&mut self, id: StreamId) -> &OwnedFd {
+    pub(crate) fn socket(&mut self, id: StreamId) -> &OwnedFd {
         &self.streams.get(id).expect("the stream exists").fd
     }
 
@@ -240,7 +233,8 @@ impl Uring {
     }
 
     fn adopt_file(&mut self, file: File) -> FileId {
-        self.files.insert(&self.ring.submitter, &mut self.table, file)
+        let handle = self.table.insert(&self.ring.submitter, &file);
+        self.files.insert(file, handle)
     }
 
     /// Nothing more is said about the stream; it goes when the kernel has let go of it.
@@ -274,10 +268,10 @@ impl Uring {
 
     /// Looks around without waiting for a while; true if something turned up.
     fn spin(&mut self, until: Option<Time>) -> io::Result<bool> {
-        if self.spin.now.is_zero() {
+        if self.spin.span().is_zero() {
             return Ok(false);
         }
-        let end = sys::clock() + self.spin.now;
+        let end = sys::clock() + self.spin.span();
         loop {
             if self.ring.wants_enter() {
                 self.ring.enter(0, None)?;
@@ -395,7 +389,7 @@ impl Io for Uring {
     fn write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, token: Token) {
         let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
         assert!(offset.is_multiple_of(align) && !buf.is_empty(), "{} bytes at {offset} of {file:?}", buf.len());
-        if self.files.begin_write(file) {
+        if self.files.begin_write(file).is_some() {
             self.submit_write(WriteOp { file, token, buf, offset, done: 0 });
         } else {
             let result = Err(io::ErrorKind::NotFound.into());
@@ -427,10 +421,10 @@ impl Io for Uring {
             return;
         }
         self.kicked[n] = true;
-        let Some(ring) = self.signals[n].ring.get() else { return };
+        let Some(ring) = self.rings[n].get() else { return };
         let entry = opcode::MsgRingData::new(types::Fd(ring.as_raw_fd()), 0, KICK, None).build();
         let data = KICKING | u64::from(shard.0);
-        // SAFETY: the entry points to nothing; `signals` keeps the descriptor.
+        // SAFETY: the entry points to nothing; `rings` keeps the descriptor.
         unsafe { self.ring.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(data)) };
     }
 
@@ -456,7 +450,7 @@ impl Io for Uring {
     }
 
     fn map(&mut self, file: FileId) -> io::Result<Bytes> {
-        files::map(self.files.get(file)?)
+        super::map(self.files.get(file)?)
     }
 
     fn read_file(&mut self, path: &Path) -> io::Result<Bytes> {

@@ -4,12 +4,12 @@ use std::io;
 
 use io_uring::cqueue;
 
-use super::{CANCEL, KICKING, MAIL_PER_TURN_MAX, Op, SLOTLESS, Uring, WriteOp};
-use crate::uring::jobs::Outcome;
+use super::{CANCEL, KICKING, Op, SLOTLESS, Uring, WriteOp};
+use crate::host::jobs::Outcome;
+use crate::host::mail::{MAIL_PER_TURN_MAX, Mail};
+use crate::host::signal::{MAIL, WOKEN};
+use crate::host::slots::Key;
 use crate::uring::send::SendOp;
-use crate::uring::signal::{MAIL, WOKEN};
-use crate::uring::slots::Key;
-use crate::uring::world::Mail;
 use crate::{BLOCK_ALIGN, CloseReason, Completion, Dialed, JobOutput, StreamId};
 
 impl Uring {
@@ -147,7 +147,9 @@ impl Uring {
             }
             Err(error) => Err(error),
         };
-        self.files.end_write(&self.ring.submitter, &mut self.table, op.file);
+        if let Some(handle) = self.files.end_write(op.file) {
+            self.table.remove(&self.ring.submitter, handle);
+        }
         out.push(Completion::Written { file: op.file, token: op.token, buf: op.buf, result });
     }
 
@@ -185,7 +187,7 @@ impl Uring {
                     Outcome::Opened(file) => JobOutput::Opened(self.adopt_file(file)),
                     Outcome::Loaded(bytes) => JobOutput::Loaded(bytes),
                     Outcome::Removed(identity) => {
-                        self.files.removed(&self.ring.submitter, &mut self.table, identity);
+                        self.files.removed(identity, |handle| self.table.remove(&self.ring.submitter, handle));
                         JobOutput::Done
                     }
                 });

@@ -15,7 +15,7 @@ use rustix::time::ClockId;
 use crate::Time;
 
 /// The monotonic clock.
-pub(super) fn clock() -> Time {
+pub(crate) fn clock() -> Time {
     let now = rustix::time::clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).expect("the monotonic clock starts at zero");
     let nanos = u64::try_from(now.tv_nsec).expect("nanoseconds are not negative");
@@ -23,12 +23,12 @@ pub(super) fn clock() -> Time {
 }
 
 /// A counter that can be waited for; see `eventfd(2)`.
-pub(super) fn eventfd() -> io::Result<OwnedFd> {
+pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?)
 }
 
 /// Adds one to an eventfd, which wakes its reader.
-pub(super) fn eventfd_add(fd: &OwnedFd) {
+pub(crate) fn eventfd_add(fd: &OwnedFd) {
     #[expect(clippy::host_endian_bytes, reason = "the kernel reads a number of its own kind")]
     let one = 1u64.to_ne_bytes();
     // The only failure is a counter that is full, and then the reader is awake anyway.
@@ -36,20 +36,20 @@ pub(super) fn eventfd_add(fd: &OwnedFd) {
 }
 
 /// Ends both directions of a socket; what waits on it returns.
-pub(super) fn shutdown(fd: &impl AsFd) {
+pub(crate) fn shutdown(fd: &impl AsFd) {
     // Failing means that the socket is not connected any more, which is what we want.
     let _ = rustix::net::shutdown(fd, Shutdown::Both);
 }
 
 /// Bytes that have arrived on a socket, without waiting; they stay there if `peek`.
-pub(super) fn recv_now(fd: &impl AsFd, buf: &mut [u8], peek: bool) -> io::Result<usize> {
+pub(crate) fn recv_now(fd: &impl AsFd, buf: &mut [u8], peek: bool) -> io::Result<usize> {
     let flags = if peek { RecvFlags::DONTWAIT | RecvFlags::PEEK } else { RecvFlags::DONTWAIT };
     let (n, _) = rustix::net::recv(fd, buf, flags)?;
     Ok(n)
 }
 
 /// Takes an exclusive lock that ends with the open file; `Ok(false)` if somebody else has it.
-pub(super) fn flock(file: &File) -> io::Result<bool> {
+pub(crate) fn flock(file: &File) -> io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
@@ -58,18 +58,18 @@ pub(super) fn flock(file: &File) -> io::Result<bool> {
 }
 
 /// Drops the clean pages that the page cache holds of a file.
-pub(super) fn drop_cache(file: &File) -> io::Result<()> {
+pub(crate) fn drop_cache(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?)
 }
 
 /// Gives an unnamed file (made with `O_TMPFILE`) the name `path`; an error if the name is taken.
-pub(super) fn link(file: &File, path: &Path) -> io::Result<()> {
+pub(crate) fn link(file: &File, path: &Path) -> io::Result<()> {
     let from = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(rustix::fs::linkat(CWD, from, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 /// Ties the calling thread to the `n`th of the processors it may run on (counted round).
-pub(super) fn pin_thread(n: usize) -> io::Result<()> {
+pub(crate) fn pin_thread(n: usize) -> io::Result<()> {
     let allowed = rustix::thread::sched_getaffinity(None)?;
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
     assert!(!cpus.is_empty(), "the thread runs somewhere");
@@ -79,11 +79,11 @@ pub(super) fn pin_thread(n: usize) -> io::Result<()> {
 }
 
 /// How much memory a user may lock, in words.
-pub(super) fn memlock_limit() -> String {
+pub(crate) fn memlock_limit() -> String {
     rustix::process::getrlimit(Resource::Memlock).current.map_or_else(|| "unlimited".into(), |limit| limit.to_string())
 }
 
 /// The running kernel's version.
-pub(super) fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "(unknown)".into(), |text| text.trim().into())
 }

@@ -24,11 +24,12 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::connection::Connection;
-pub(super) use self::net::Net;
-use super::error::UringError;
+pub(crate) use self::net::Net;
+use super::config::WorldConfig;
+use super::error::WorldError;
 use super::files::{self, Partial};
+use super::mail::{Mail, Mailbox, Permit};
 use super::sockets;
-use super::world::{Mail, Mailbox, Permit, UringConfig};
 use crate::{Acceptor, Dial, DialError, ListenerKind, SendFile, ShardNo, Verdict};
 
 /// Files go in pieces of this many bytes.
@@ -37,13 +38,13 @@ const FILE_PIECE: usize = 512 * 1024;
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// A listener and what comes through it.
-pub(super) struct Door {
-    pub(super) kind: ListenerKind,
-    pub(super) listener: TcpListener,
+pub(crate) struct Door {
+    pub(crate) kind: ListenerKind,
+    pub(crate) listener: TcpListener,
 }
 
 /// What the control thread is asked to do. Bounded by what shards ask for.
-pub(super) enum Command {
+pub(crate) enum Command {
     Dial { shard: ShardNo, dial: Dial },
     SendFile { shard: ShardNo, send: SendFile },
     Stop,
@@ -51,30 +52,30 @@ pub(super) enum Command {
 
 /// Asks the control thread, from any thread.
 #[derive(Clone)]
-pub(super) struct ControlHandle(UnboundedSender<Command>);
+pub(crate) struct ControlHandle(UnboundedSender<Command>);
 
 /// The other end of [`ControlHandle`].
-pub(super) struct Inbox(UnboundedReceiver<Command>);
+pub(crate) struct Inbox(UnboundedReceiver<Command>);
 
 impl ControlHandle {
-    pub(super) fn new() -> (ControlHandle, Inbox) {
+    pub(crate) fn new() -> (ControlHandle, Inbox) {
         let (sender, receiver) = unbounded_channel();
         (ControlHandle(sender), Inbox(receiver))
     }
 
     /// False if the control thread has ended.
-    pub(super) fn put(&self, command: Command) -> bool {
+    pub(crate) fn put(&self, command: Command) -> bool {
         self.0.send(command).is_ok()
     }
 }
 
 /// Starts the thread and waits until its runtime is there.
-pub(super) fn start<N: Net>(
-    config: UringConfig,
+pub(crate) fn start<N: Net>(
+    config: WorldConfig,
     doors: Vec<Door>,
     inbox: Inbox,
     mailboxes: Vec<Mailbox>,
-) -> Result<JoinHandle<()>, UringError> {
+) -> Result<JoinHandle<()>, WorldError> {
     let (started, result) = mpsc::channel();
     let body = move || {
         let runtime = match N::runtime() {
@@ -95,11 +96,11 @@ pub(super) fn start<N: Net>(
             eprintln!("the control thread has ended: {error}");
         }
     };
-    let failed = |source| UringError::Io { what: "start the control thread", source };
+    let failed = |source| WorldError::Io { what: "start the control thread", source };
     let thread = std::thread::Builder::new().name("ringraft-control".into()).spawn(body).map_err(failed)?;
     match result.recv() {
         Ok(Ok(())) => Ok(thread),
-        Ok(Err(error)) => Err(UringError::setup(error, 0)),
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(failed(io::ErrorKind::Other.into())),
     }
 }

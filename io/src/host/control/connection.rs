@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::net::Net;
 use crate::DialError;
 use crate::head::{HEAD_MAX, head_len, status};
-use crate::uring::sys;
+use crate::host::sys;
 
 /// A socket of this thread. Reads and writes on it are never dropped half-way: when its time is up it is shut down, and
 /// they end by themselves.
-pub(super) struct Connection<N: Net> {
+pub(crate) struct Connection<N: Net> {
     stream: N::Stream,
     /// A second descriptor: for looking at what has arrived, for shutting down, and to hand over in the end.
     fd: OwnedFd,
@@ -27,27 +27,27 @@ pub(super) struct Connection<N: Net> {
 
 impl<N: Net> Connection<N> {
     /// A connection that may take `span`.
-    pub(super) fn new(stream: N::Stream, span: Duration) -> io::Result<Connection<N>> {
+    pub(crate) fn new(stream: N::Stream, span: Duration) -> io::Result<Connection<N>> {
         let fd = N::dup(&stream)?;
         Ok(Connection { stream, fd, end: Cell::new(Instant::now() + span), timed_out: Cell::new(false) })
     }
 
     /// From now on it may take `span`.
-    pub(super) fn allow(&self, span: Duration) {
+    pub(crate) fn allow(&self, span: Duration) {
         self.end.set(Instant::now() + span);
     }
 
     /// The socket, for a shard.
-    pub(super) fn into_fd(self) -> OwnedFd {
+    pub(crate) fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
-    pub(super) fn fd(&self) -> &OwnedFd {
+    pub(crate) fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
     /// What to call an error of this connection.
-    pub(super) fn kind(&self, error: &io::Error) -> io::ErrorKind {
+    pub(crate) fn kind(&self, error: &io::Error) -> io::ErrorKind {
         if self.timed_out.get() { io::ErrorKind::TimedOut } else { error.kind() }
     }
 
@@ -65,20 +65,20 @@ impl<N: Net> Connection<N> {
         .await
     }
 
-    pub(super) async fn read(&self, buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    pub(crate) async fn read(&self, buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         self.in_time(N::read(&self.stream, buf)).await
     }
 
-    pub(super) async fn write(&self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+    pub(crate) async fn write(&self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         self.in_time(N::write_all(&self.stream, bytes)).await
     }
 
-    pub(super) async fn write_head(&self, head: &Bytes) -> io::Result<()> {
+    pub(crate) async fn write_head(&self, head: &Bytes) -> io::Result<()> {
         self.write(head.to_vec()).await.0
     }
 
     /// Whether bytes have arrived that nobody has read.
-    pub(super) fn has_bytes(&self) -> bool {
+    pub(crate) fn has_bytes(&self) -> bool {
         sys::recv_now(&self.fd, &mut [0], true).is_ok_and(|n| n > 0)
     }
 
@@ -86,7 +86,7 @@ impl<N: Net> Connection<N> {
     ///
     /// The runtime waits for one byte, which belongs to the head while the head is incomplete. What has arrived behind
     /// it is looked at, and only the part up to the head's end is taken.
-    pub(super) async fn read_head(&self) -> Result<Vec<u8>, HeadError> {
+    pub(crate) async fn read_head(&self) -> Result<Vec<u8>, HeadError> {
         let mut head = Vec::new();
         let mut byte = vec![0];
         let mut behind = [0; HEAD_MAX];
@@ -120,7 +120,7 @@ impl<N: Net> Connection<N> {
     }
 
     /// Reads a response head; one that does not say success is an error.
-    pub(super) async fn read_response(&self) -> Result<Bytes, DialError> {
+    pub(crate) async fn read_response(&self) -> Result<Bytes, DialError> {
         let head = match self.read_head().await {
             Ok(head) => Bytes::from(head),
             Err(HeadError::Io(error)) => return Err(DialError::Io(self.kind(&error))),
@@ -135,7 +135,7 @@ impl<N: Net> Connection<N> {
 }
 
 /// Why there is no head.
-pub(super) enum HeadError {
+pub(crate) enum HeadError {
     Io(io::Error),
     TooLong,
 }

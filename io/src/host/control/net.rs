@@ -7,16 +7,18 @@ use std::path::Path;
 
 use socket2::Socket;
 
+use crate::WorldError;
+
 /// The sockets and files of one runtime, which runs the tasks of one thread and offers tokio's clock. Buffers are handed
 /// over and given back, as a ring wants it; no future of a read is dropped before it has ended.
-pub(in super::super) trait Net: Sized + 'static {
+pub(crate) trait Net: Sized + 'static {
     type Runtime;
     type Listener;
     type Stream;
     type File;
 
     /// A runtime for the calling thread.
-    fn runtime() -> io::Result<Self::Runtime>;
+    fn runtime() -> Result<Self::Runtime, WorldError>;
 
     /// Runs `future`, and what it spawns, until `future` ends.
     fn block_on<T>(runtime: &Self::Runtime, future: impl Future<Output = T>) -> T;

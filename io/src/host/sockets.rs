@@ -17,7 +17,7 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A socket that listens on `address`.
-pub(super) fn listen(address: SocketAddr) -> io::Result<Socket> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -26,7 +26,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// A socket that is connecting to `address` and does not block.
-pub(super) fn connect(address: SocketAddr) -> io::Result<Socket> {
+pub(crate) fn connect(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     tune(&socket)?;
     socket.set_nonblocking(true)?;
@@ -38,7 +38,7 @@ pub(super) fn connect(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Sets what every connection of ours has.
-pub(super) fn tune(socket: &impl AsFd) -> io::Result<()> {
+pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(3);

@@ -6,7 +6,6 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use memmap2::Mmap;
 
 use super::sys;
 use crate::{AlignedBuf, BLOCK_ALIGN, FileInfo, LockError};
@@ -25,12 +24,12 @@ fn parent(path: &Path) -> &Path {
 }
 
 /// Makes the names in the directory of `path` survive a power cut.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent(path))?.sync_all()
 }
 
 /// Creates the directories above `path`, each durable in its own parent.
-pub(super) fn create_parents(path: &Path) -> io::Result<()> {
+pub(crate) fn create_parents(path: &Path) -> io::Result<()> {
     create_dirs(parent(path))
 }
 
@@ -47,7 +46,7 @@ fn create_dirs(dir: &Path) -> io::Result<()> {
 }
 
 /// Opens a file for unbuffered reads and durable writes.
-pub(super) fn open_direct(path: &Path) -> io::Result<File> {
+pub(crate) fn open_direct(path: &Path) -> io::Result<File> {
     open_flags(path, libc::O_DIRECT, false).map_err(explain)
 }
 
@@ -65,17 +64,17 @@ fn explain(error: io::Error) -> io::Error {
 }
 
 /// What a file is, whatever its name: device and inode.
-pub(super) type Identity = (u64, u64);
+pub(crate) type Identity = (u64, u64);
 
 /// The identity of an open file.
-pub(super) fn identity(file: &File) -> io::Result<Identity> {
+pub(crate) fn identity(file: &File) -> io::Result<Identity> {
     file.metadata().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Creates a file of `size` zeros whose blocks are written, not merely allocated, and none of whose pages is cached.
 ///
 /// It gets its name only when it is complete: after a crash there is no half of it.
-pub(super) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
+pub(crate) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
     let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
     assert!(size.is_multiple_of(align), "a file of {size} bytes: whole blocks");
     create_parents(path)?;
@@ -114,14 +113,14 @@ fn write_zeros(file: &File, size: u64) -> io::Result<()> {
 }
 
 /// Reads `len` bytes at `offset` past the page cache.
-pub(super) fn read_direct(file: &File, offset: u64, len: usize) -> io::Result<AlignedBuf> {
+pub(crate) fn read_direct(file: &File, offset: u64, len: usize) -> io::Result<AlignedBuf> {
     let mut buf = AlignedBuf::zeroed(len);
     file.read_exact_at(&mut buf, offset)?;
     Ok(buf)
 }
 
 /// The files of a directory, sorted by name.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<FileInfo>> {
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<FileInfo>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -139,7 +138,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<FileInfo>> {
 }
 
 /// Locks a directory, creating it; the lock ends with the file given back.
-pub(super) fn lock_dir(dir: &Path) -> Result<File, LockError> {
+pub(crate) fn lock_dir(dir: &Path) -> Result<File, LockError> {
     let failed = |source| LockError::Io { dir: dir.into(), source };
     create_dirs(dir).map_err(failed)?;
     let path = dir.join(LOCK_NAME);
@@ -154,19 +153,8 @@ pub(super) fn lock_dir(dir: &Path) -> Result<File, LockError> {
     Ok(file)
 }
 
-/// Maps the whole of a file that nobody writes any more.
-pub(super) fn map(file: &File) -> io::Result<Bytes> {
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the mapping owns its pages until the last clone of the `Bytes` is dropped; by the contract of `Io::map`
-    // the file is sealed, so nobody changes or shortens what is mapped.
-    let mapping = unsafe { Mmap::map(file) }?;
-    Ok(Bytes::from_owner(mapping))
-}
-
 /// Replaces a small file so that after a crash there is the old or the new content, never a mixture.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_parents(path)?;
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".new");
@@ -182,7 +170,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes a piece of a file that is built aside; see [`Job::WriteAside`](crate::Job::WriteAside).
-pub(super) fn write_aside(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_aside(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let first = offset == 0;
     if first {
         create_parents(path)?;
@@ -191,7 +179,7 @@ pub(super) fn write_aside(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<
 }
 
 /// Gives a file built aside its name, durably.
-pub(super) fn commit(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn commit(from: &Path, to: &Path) -> io::Result<()> {
     File::open(from)?.sync_all()?;
     create_parents(to)?;
     fs::rename(from, to)?;
@@ -202,7 +190,7 @@ pub(super) fn commit(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Removes a file, durably, and says which it was; none if there is none.
-pub(super) fn remove(path: &Path) -> io::Result<Option<Identity>> {
+pub(crate) fn remove(path: &Path) -> io::Result<Option<Identity>> {
     let meta = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         meta => meta?,
@@ -214,19 +202,19 @@ pub(super) fn remove(path: &Path) -> io::Result<Option<Identity>> {
 }
 
 /// Reads a whole file.
-pub(super) fn load(path: &Path) -> io::Result<Bytes> {
+pub(crate) fn load(path: &Path) -> io::Result<Bytes> {
     fs::read(path).map(Bytes::from)
 }
 
 /// Where a received file lies until then; removed again unless [`Partial::keep`] is called.
-pub(super) struct Partial(Option<PathBuf>);
+pub(crate) struct Partial(Option<PathBuf>);
 
 impl Partial {
-    pub(super) fn new(path: PathBuf) -> Partial {
+    pub(crate) fn new(path: PathBuf) -> Partial {
         Partial(Some(path))
     }
 
-    pub(super) fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }
