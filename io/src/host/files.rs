@@ -45,9 +45,22 @@ fn create_dirs(dir: &Path) -> io::Result<()> {
     sync_parent(dir)
 }
 
+/// What makes a write durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Durability {
+    /// Each write asks for it.
+    ByWrite,
+    /// The file was opened so (`O_DSYNC`).
+    ByFile,
+}
+
 /// Opens a file for unbuffered reads and durable writes.
-pub(crate) fn open_direct(path: &Path) -> io::Result<File> {
-    open_flags(path, libc::O_DIRECT, false).map_err(explain)
+pub(crate) fn open_direct(path: &Path, durability: Durability) -> io::Result<File> {
+    let flags = match durability {
+        Durability::ByWrite => libc::O_DIRECT,
+        Durability::ByFile => libc::O_DIRECT | libc::O_DSYNC,
+    };
+    open_flags(path, flags, false).map_err(explain)
 }
 
 fn open_flags(path: &Path, flags: libc::c_int, new: bool) -> io::Result<File> {
@@ -74,7 +87,16 @@ pub(crate) fn identity(file: &File) -> io::Result<Identity> {
 /// Creates a file of `size` zeros whose blocks are written, not merely allocated, and none of whose pages is cached.
 ///
 /// It gets its name only when it is complete: after a crash there is no half of it.
-pub(crate) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
+pub(crate) fn create_zeroed(path: &Path, size: u64, durability: Durability) -> io::Result<File> {
+    let file = create_written(path, size)?;
+    match durability {
+        Durability::ByWrite => Ok(file),
+        // Not so from the beginning: the zeros need one sync, not one for each piece.
+        Durability::ByFile => keep_or_remove(path, open_direct(path, durability)),
+    }
+}
+
+fn create_written(path: &Path, size: u64) -> io::Result<File> {
     let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
     assert!(size.is_multiple_of(align), "a file of {size} bytes: whole blocks");
     create_parents(path)?;
@@ -117,6 +139,14 @@ pub(crate) fn read_direct(file: &File, offset: u64, len: usize) -> io::Result<Al
     let mut buf = AlignedBuf::zeroed(len);
     file.read_exact_at(&mut buf, offset)?;
     Ok(buf)
+}
+
+/// How many of `left` bytes a durable write must still write after the kernel has taken `written`.
+pub(crate) fn left_after_write(left: usize, written: usize) -> io::Result<usize> {
+    assert!(written <= left, "wrote {written} of {left} bytes");
+    // What is not a whole block is written again.
+    let whole = written - written % BLOCK_ALIGN;
+    if whole == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(left - whole) }
 }
 
 /// The files of a directory, sorted by name.
@@ -223,6 +253,24 @@ impl Drop for Partial {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
             let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_writes_go_on_or_fail() {
+        for (left, written, want) in [
+            (8192, 8192, Ok(0)),
+            (8192, 4096, Ok(4096)),
+            (8192, 8191, Ok(4096)),
+            (8192, 512, Err(io::ErrorKind::WriteZero)),
+            (8192, 0, Err(io::ErrorKind::WriteZero)),
+        ] {
+            assert_eq!(left_after_write(left, written).map_err(|error| error.kind()), want, "{written} of {left}");
         }
     }
 }

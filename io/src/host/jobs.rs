@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
-use super::files::Identity;
+use super::files::{Durability, Identity};
 use super::mail::{Mail, Mailbox};
 use super::{files, sys};
 use crate::{Job, Token};
@@ -37,11 +37,11 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     /// Starts the thread; outcomes go to `mailbox`.
-    pub(crate) fn start(name: String, mailbox: Mailbox) -> io::Result<Jobs> {
+    pub(crate) fn start(name: String, mailbox: Mailbox, durability: Durability) -> io::Result<Jobs> {
         let (requests, inbox) = mpsc::channel::<Request>();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             for Request { job, file, token } in inbox {
-                let result = run(job, file.as_deref());
+                let result = run(job, file.as_deref(), durability);
                 mailbox.put(Mail::JobDone { token, result });
             }
         })?;
@@ -65,9 +65,9 @@ impl Drop for Jobs {
     }
 }
 
-fn run(job: Job, file: Option<&File>) -> io::Result<Outcome> {
+fn run(job: Job, file: Option<&File>, durability: Durability) -> io::Result<Outcome> {
     match job {
-        Job::CreateZeroed { path, size } => files::create_zeroed(&path, size).map(Outcome::Opened),
+        Job::CreateZeroed { path, size } => files::create_zeroed(&path, size, durability).map(Outcome::Opened),
         Job::WriteAside { path, offset, bytes } => files::write_aside(&path, offset, &bytes).map(|()| Outcome::Done),
         Job::Commit { from, to } => files::commit(&from, &to).map(|()| Outcome::Done),
         Job::Remove { path } => files::remove(&path).map(|file| file.map_or(Outcome::Done, Outcome::Removed)),

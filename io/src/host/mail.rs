@@ -13,9 +13,6 @@ use super::jobs::Outcome;
 use super::signal::{MAIL, Signal};
 use crate::{DialError, ShardNo, Token};
 
-/// Letters of the mailbox that a shard hands out per turn at most.
-pub(crate) const MAIL_PER_TURN_MAX: usize = 1024;
-
 /// One letter.
 pub(crate) enum Mail {
     Accepted { fd: OwnedFd, permit: Permit, greeting: Bytes },

@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod control;
 pub(crate) mod error;
 pub(crate) mod files;
+pub(crate) mod helpers;
 pub(crate) mod jobs;
 pub(crate) mod mail;
 pub(crate) mod open_files;

@@ -16,6 +16,8 @@ use crate::ShardNo;
 pub(crate) const WOKEN: u8 = 1;
 /// There is something in the mailbox.
 pub(crate) const MAIL: u8 = 2;
+/// A durable write has ended (where a thread does them).
+pub(crate) const WRITTEN: u8 = 4;
 
 /// One shard's bell. On cache lines of its own: it is written by others while the shard runs.
 #[repr(align(128))]
@@ -23,7 +25,7 @@ pub(crate) struct Signal {
     bits: AtomicU8,
     parked: AtomicBool,
     /// Watched by the shard while it waits.
-    pub(crate) event: OwnedFd,
+    event: OwnedFd,
 }
 
 impl Signal {
@@ -43,6 +45,11 @@ impl Signal {
         if self.raise(bit) && self.parked.swap(false, SeqCst) {
             self.kick();
         }
+    }
+
+    /// What a shard watches while it waits.
+    pub(crate) fn event(&self) -> &OwnedFd {
+        &self.event
     }
 
     /// Ends the shard's wait.

@@ -62,6 +62,12 @@ impl<T> Slots<T> {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let slot = self.slots.get(key.index())?;
+        if u64::from(slot.generation) == key.bits() >> 32 { slot.value.as_ref() } else { None }
+    }
+
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index())?;
         if Key::new(slot.generation, 0).bits() >> 32 == key.bits() >> 32 { slot.value.as_mut() } else { None }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::{Domain, Socket, Type};
 
 use super::*;
 use crate::{Completion, Dial, DialError, Io, ListenerKind, SendFile, StreamId, Token, WorldConfig};
@@ -13,6 +14,7 @@ use crate::{Completion, Dial, DialError, Io, ListenerKind, SendFile, StreamId, T
 in_every_world! {
     a_taken_address_is_named,
     dials_fail_with_a_reason,
+    a_dial_that_nobody_answers_ends,
     bytes_behind_a_response_head_belong_to_the_stream,
     bad_dialers_are_closed,
     files_travel_whole_or_not_at_all,
@@ -73,6 +75,26 @@ fn dials_fail_with_a_reason<W: TestWorld>() {
     let mut out = Vec::new();
     a.io.turn(None, &mut out).expect("a turn");
     assert!(matches!(&out[..], [Completion::Dialed { result: Err(DialError::Io(_)), .. }]), "{out:?}");
+}
+
+fn a_dial_that_nobody_answers_ends<W: TestWorld>() {
+    // The kernel answers for a listener until so many wait to be accepted; then it answers nobody.
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    listener.listen(0).expect("listening");
+    let address = listener.local_addr().expect("an address").as_socket().expect("an address of the internet");
+    let crowd: Vec<Socket> = (0..8)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.set_nonblocking(true).expect("set");
+            let _ = socket.connect(&address.into());
+            socket
+        })
+        .collect();
+    let mut a = Node::<W>::start(config());
+    a.dial(address, STREAM, 1, Duration::from_millis(100));
+    assert_eq!(a.dialed().expect_err("no answer"), DialError::Io(ErrorKind::TimedOut));
+    drop(crowd);
 }
 
 fn bytes_behind_a_response_head_belong_to_the_stream<W: TestWorld>() {

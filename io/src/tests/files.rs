@@ -10,6 +10,7 @@ use crate::{AlignedBuf, BLOCK_ALIGN, Completion, Io, Job, JobOutput, LockError, 
 
 in_every_world! {
     writes_are_durable_and_read_back,
+    a_failed_write_is_told,
     a_busy_ring_can_be_dropped,
     removed_files_are_closed,
     small_files_are_replaced,
@@ -65,6 +66,25 @@ fn writes_are_durable_and_read_back<W: TestWorld>() {
     });
     let back = a.io.read(file, 0, 400 * 4096).expect("read");
     assert!(back.chunks(4096).zip(0..).all(|(block, n)| block.iter().all(|byte| usize::from(*byte) == n % 251)));
+}
+
+fn a_failed_write_is_told<W: TestWorld>() {
+    let dir = directory();
+    let mut a = Node::<W>::start(WorldConfig::new(1));
+    let file = a.io.create_zeroed(&dir.path().join("segment"), 1 << 20).expect("created");
+    // No file is that long.
+    a.io.write(file, 1 << 62, AlignedBuf::zeroed(8192), Token(7));
+    let (token, len, result) = wait(|| {
+        a.turn();
+        a.take(
+            |c| matches!(c, Completion::Written { .. }),
+            |c| match c {
+                Completion::Written { token, buf, result, .. } => (token, buf.len(), result),
+                _ => unreachable!(),
+            },
+        )
+    });
+    assert_eq!((token, len, result.expect_err("too far").kind()), (Token(7), 8192, ErrorKind::FileTooLarge));
 }
 
 fn a_busy_ring_can_be_dropped<W: TestWorld>() {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::SockRef;
 
+use crate::portable::{Portable, PortableSeed, PortableWorld};
 use crate::uring::{Uring, UringConfig, UringSeed, UringWorld, probe};
 use crate::{
     Acceptor, AlignedBuf, CloseReason, Completion, Dial, DialError, Dialed, FileId, Io, Job, JobOutput, ListenerKind,
@@ -86,6 +87,46 @@ impl TestWorld for UringWorld {
     }
 }
 
+impl TestWorld for PortableWorld {
+    type Config = WorldConfig;
+    type Seed = PortableSeed;
+    type Io = Portable;
+
+    fn permitted() -> bool {
+        true
+    }
+
+    fn open(config: WorldConfig) -> Result<(PortableWorld, Vec<PortableSeed>), WorldError> {
+        let mut world = PortableWorld::start(config)?;
+        let seeds = world.take_seeds();
+        Ok((world, seeds))
+    }
+
+    fn shard(seed: &PortableSeed) -> ShardNo {
+        seed.shard()
+    }
+
+    fn io(seed: PortableSeed) -> Portable {
+        seed.into_io().expect("a shard")
+    }
+
+    fn listening(&self) -> &[(ListenerKind, SocketAddr)] {
+        self.listening()
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker()
+    }
+
+    fn operations(io: &Portable) -> usize {
+        io.in_flight()
+    }
+
+    fn socket(io: &mut Portable, stream: StreamId) -> SockRef<'_> {
+        SockRef::from(io.socket(stream))
+    }
+}
+
 /// Makes each test one of every world.
 macro_rules! in_every_world {
     ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
@@ -100,6 +141,18 @@ macro_rules! in_every_world {
                     if UringWorld::permitted() {
                         super::$test::<UringWorld>();
                     }
+                }
+            )*
+        }
+
+        mod on_portable {
+            use crate::portable::PortableWorld;
+
+            $(
+                $(#[$attribute])*
+                #[test]
+                fn $test() {
+                    super::$test::<PortableWorld>();
                 }
             )*
         }
@@ -247,7 +300,7 @@ impl<W: TestWorld> Node<W> {
         )
     }
 
-    fn job(&mut self, job: Job) -> io::Result<JobOutput> {
+    pub(crate) fn job(&mut self, job: Job) -> io::Result<JobOutput> {
         self.io.job(job, Token(9));
         wait(|| {
             self.turn();

@@ -7,6 +7,7 @@ use crate::{CloseReason, Io, StreamId, WorldConfig};
 
 in_every_world! {
     streams_carry_bytes_both_ways,
+    bytes_before_the_end_arrive,
     large_sends_arrive_through_small_sockets,
     spinning_shards_work,
     paused_streams_rest,
@@ -37,6 +38,32 @@ fn streams_carry_bytes_both_ways<W: TestWorld>() {
     b.io.close(y);
     b.turn();
     assert!(b.got.is_empty() && a.got.is_empty(), "{:?} {:?}", a.got, b.got);
+}
+
+fn bytes_before_the_end_arrive<W: TestWorld>() {
+    let (mut a, mut b, x, y) = pair::<W>(config());
+    // As much as fits into the sockets, so that it is all there, and the end behind it, before anybody receives.
+    let len = 100_000;
+    a.io.send(x, vec![Bytes::from(pattern(0, len))]);
+    wait(|| {
+        a.turn();
+        a.sent()
+    });
+    a.io.close(x);
+    a.turn();
+    b.turn();
+    assert!(b.got.is_empty(), "{:?}", b.got);
+    b.io.receive(y);
+    let mut received = 0;
+    let reason = wait(|| {
+        b.turn();
+        for (_, data) in b.pieces() {
+            assert!(*data == *pattern(received, data.len()), "wrong bytes at {received}");
+            received += data.len();
+        }
+        b.closed(y)
+    });
+    assert_eq!((received, reason), (len, CloseReason::Eof));
 }
 
 fn large_sends_arrive_through_small_sockets<W: TestWorld>() {

@@ -10,7 +10,6 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,9 +21,9 @@ use super::ring::Ring;
 use super::send::SendOp;
 use super::streams::{Handle, Streams, Table};
 use super::world::{Rings, UringConfig};
-use crate::host::control::{Command, ControlHandle};
-use crate::host::jobs::Jobs;
-use crate::host::mail::{Mail, Mailbox, Permit};
+use crate::host::files::{Durability, Identity};
+use crate::host::helpers::{Adopt, Helpers};
+use crate::host::mail::Permit;
 use crate::host::open_files::OpenFiles;
 use crate::host::signal::{Signal, WOKEN};
 use crate::host::slots::{Key, Slots};
@@ -32,8 +31,8 @@ use crate::host::spin::Spin;
 use crate::host::world::Start;
 use crate::host::{files, sys};
 use crate::{
-    AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, DialError, FileId, FileInfo, Io, Job, LockError, SendFile,
-    ShardNo, StreamId, Time, Token, WorldError,
+    AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, FileId, FileInfo, Io, Job, LockError, SendFile, ShardNo,
+    StreamId, Time, Token, WorldError,
 };
 
 /// Set in the user data of entries that own no slot.
@@ -64,10 +63,7 @@ pub struct Uring {
     locks: Vec<File>,
     signals: Arc<[Signal]>,
     rings: Rings,
-    mail: Receiver<Mail>,
-    mailbox: Mailbox,
-    control: ControlHandle,
-    jobs: Option<Jobs>,
+    helpers: Helpers,
     /// Completions that needed no kernel.
     ready: Vec<Completion>,
     /// Streams that wait for buffers to come back.
@@ -110,10 +106,7 @@ impl Uring {
             locks: Vec::new(),
             signals,
             rings,
-            mail,
-            mailbox,
-            control,
-            jobs: None,
+            helpers: Helpers::new(shard, mail, mailbox, control, Durability::ByWrite),
             ready: Vec::new(),
             starved: Vec::new(),
             spare_sends: Vec::new(),
@@ -147,7 +140,7 @@ impl Uring {
 
     fn listen_for_kicks(&mut self) {
         let mut count = Box::new([0; 8]);
-        let fd = types::Fd(self.signal().event.as_raw_fd());
+        let fd = types::Fd(self.signal().event().as_raw_fd());
         let entry = opcode::Read::new(fd, count.as_mut_ptr(), 8).build();
         let key = self.slots.insert(Op::Event(count));
         // SAFETY: the slot keeps the box, and `signals` the descriptor, until the completion.
@@ -227,16 +220,6 @@ impl Uring {
         }
     }
 
-    fn adopt(&mut self, fd: OwnedFd, permit: Option<Permit>) -> StreamId {
-        let handle = self.table.insert(&self.ring.submitter, &fd);
-        self.streams.insert(fd, handle, permit)
-    }
-
-    fn adopt_file(&mut self, file: File) -> FileId {
-        let handle = self.table.insert(&self.ring.submitter, &file);
-        self.files.insert(file, handle)
-    }
-
     /// Nothing more is said about the stream; it goes when the kernel has let go of it.
     fn shut(&mut self, id: StreamId) {
         let Some(stream) = self.streams.open(id) else { return };
@@ -312,6 +295,26 @@ impl Uring {
     }
 }
 
+impl Adopt for Uring {
+    fn helpers(&self) -> &Helpers {
+        &self.helpers
+    }
+
+    fn stream(&mut self, fd: OwnedFd, permit: Option<Permit>) -> StreamId {
+        let handle = self.table.insert(&self.ring.submitter, &fd);
+        self.streams.insert(fd, handle, permit)
+    }
+
+    fn file(&mut self, file: File) -> FileId {
+        let handle = self.table.insert(&self.ring.submitter, &file);
+        self.files.insert(file, handle)
+    }
+
+    fn removed(&mut self, identity: Identity) {
+        self.files.removed(identity, |handle| self.table.remove(&self.ring.submitter, handle));
+    }
+}
+
 impl Io for Uring {
     fn now(&self) -> Time {
         self.now
@@ -371,19 +374,11 @@ impl Io for Uring {
     }
 
     fn dial(&mut self, dial: Dial) {
-        let token = dial.token;
-        if !self.control.put(Command::Dial { shard: self.shard, dial }) {
-            let result = Err(DialError::Io(io::ErrorKind::NotConnected));
-            self.ready.push(Completion::Dialed { token, result });
-        }
+        self.ready.extend(self.helpers.dial(dial));
     }
 
     fn send_file(&mut self, send: SendFile) {
-        let token = send.token;
-        if !self.control.put(Command::SendFile { shard: self.shard, send }) {
-            let result = Err(DialError::Io(io::ErrorKind::NotConnected));
-            self.ready.push(Completion::FileSent { token, result });
-        }
+        self.ready.extend(self.helpers.send_file(send));
     }
 
     fn write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, token: Token) {
@@ -398,20 +393,8 @@ impl Io for Uring {
     }
 
     fn job(&mut self, job: Job, token: Token) {
-        let file = match &job {
-            Job::DropCache { file } => match self.files.get(*file) {
-                Ok(file) => Some(file.clone()),
-                Err(error) => return self.ready.push(Completion::JobDone { token, result: Err(error) }),
-            },
-            _ => None,
-        };
-        if self.jobs.is_none() {
-            match Jobs::start(format!("ringraft-job-{}", self.shard), self.mailbox.clone()) {
-                Ok(jobs) => self.jobs = Some(jobs),
-                Err(error) => return self.ready.push(Completion::JobDone { token, result: Err(error) }),
-            }
-        }
-        self.jobs.as_ref().expect("started above").put(job, file, token);
+        let files = &self.files;
+        self.ready.extend(self.helpers.job(job, token, |id| files.get(id)));
     }
 
     fn wake(&mut self, shard: ShardNo) {
@@ -438,11 +421,11 @@ impl Io for Uring {
     }
 
     fn open(&mut self, path: &Path) -> io::Result<FileId> {
-        files::open_direct(path).map(|file| self.adopt_file(file))
+        files::open_direct(path, Durability::ByWrite).map(|file| self.file(file))
     }
 
     fn create_zeroed(&mut self, path: &Path, size: u64) -> io::Result<FileId> {
-        files::create_zeroed(path, size).map(|file| self.adopt_file(file))
+        files::create_zeroed(path, size, Durability::ByWrite).map(|file| self.file(file))
     }
 
     fn read(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<AlignedBuf> {
@@ -464,7 +447,7 @@ impl Io for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.helpers.end_jobs();
         for id in self.streams.ids() {
             self.shut(id);
         }
