@@ -40,7 +40,8 @@ pub struct Config {
     pub uncommitted_size_max: u64,
     /// Most append messages in flight to one follower; at least 1.
     pub inflight_count_max: usize,
-    /// Most bytes in flight to one follower (one message may overshoot); at least `message_size_max`.
+    /// Most bytes in flight to one follower (one message may overshoot); at least `message_size_max`. 4 GiB and more: any
+    /// number.
     pub inflight_size_max: u64,
     /// Whether a leader steps down that hears from no quorum for an election timeout (thesis 6.2).
     pub check_quorum: bool,

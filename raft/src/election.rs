@@ -117,7 +117,7 @@ impl<S: Storage> Raft<S> {
         let own = self.config.id;
         let outside = self.lead == PeerId::ZERO && self.role != Role::Leader && !self.tracker.is_voter(own);
         let able =
-            self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change() && !self.config.witness;
+            !self.config.witness && self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change();
         outside && self.tracker.is_voter(voter) && able && self.term.0 < NUMBER_MAX && !self.etcd()
     }
 

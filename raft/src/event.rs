@@ -248,7 +248,7 @@ pub struct LogSummary {
     pub unstable_count: usize,
 }
 
-/// The place of an observer; empty at first, and small then.
+/// The place of an observer; empty at first, and no larger than it must be: every group has one.
 #[derive(Default)]
 pub(crate) struct Observed(pub(crate) Option<Box<Observer>>);
 

@@ -5,7 +5,6 @@ use crate::config::{Compat, Config, PRIORITY_MAX, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::event::{Event, Observed, Observer, TransferEvent};
 use crate::inflights::Inflights;
-use crate::lease::Lease;
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
 use crate::progress::{ProgressState, Wanted};
@@ -40,7 +39,10 @@ pub struct Raft<S> {
     pub(crate) stalled_ticks: u32,
     /// Ticks since the start, or since an election timeout before it if there is no past in which anything was promised.
     pub(crate) now: u64,
-    pub(crate) lease: Lease,
+    /// When the lease ends, on the same clock; 0: there is none.
+    pub(crate) lease_until: u64,
+    /// Whether somebody was told to take over in this term, which ends leases in it.
+    pub(crate) lease_broken: bool,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -153,7 +155,8 @@ impl<S: Storage> Raft<S> {
             lets_others_first: false,
             stalled_ticks: 0,
             now: if hard.term == Term::ZERO { config.election_ticks.into() } else { 0 },
-            lease: Lease::default(),
+            lease_until: 0,
+            lease_broken: false,
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -767,7 +770,7 @@ impl<S: Storage> Raft<S> {
         }
         // With etcd what waits for a first commit of ours waits on, whoever leads in between.
         self.reads.reset();
-        self.lease = Lease::default();
+        (self.lease_until, self.lease_broken) = (0, false);
     }
 
     /// Leadership of `term` is over: whoever asked for a read is told.
@@ -863,7 +866,7 @@ impl<S: Storage> Raft<S> {
             }
         }
         // Who gave us a lease may be no quorum of this membership.
-        self.lease.until = 0;
+        self.lease_until = 0;
         // A smaller quorum may have reached more; if not, new members shall at least be probed.
         if !self.advance_commit() {
             for at in 0..self.tracker.count() {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, Probe, opcode};
 
-use super::error::UringError;
+use super::explain::explain;
+use crate::WorldError;
 
 /// How long a set-up that lacks locked memory is tried again: the kernel gives back a closed ring's memory late.
 const MEMORY_RETRY: Duration = Duration::from_millis(50);
@@ -56,10 +57,10 @@ impl Capabilities {
 ///
 /// # Errors
 /// One line that names the cause and the cure.
-pub fn probe() -> Result<Capabilities, UringError> {
+pub fn probe() -> Result<Capabilities, WorldError> {
     let (ring, capabilities) = setup(256, 4096)?;
     let mut known = Probe::new();
-    let failed = |source| UringError::Io { what: "ask for the operations of io_uring", source };
+    let failed = |source| WorldError::Io { what: "ask for the operations of io_uring", source };
     ring.submitter().register_probe(&mut known).map_err(failed)?;
     let missing: Vec<&str> = [
         (opcode::RecvMulti::CODE, "recv"),
@@ -73,7 +74,7 @@ pub fn probe() -> Result<Capabilities, UringError> {
     .filter_map(|(code, name)| (!known.is_supported(code)).then_some(name))
     .collect();
     if !missing.is_empty() {
-        return Err(UringError::Unsupported(format!(
+        return Err(WorldError::Unsupported(format!(
             "no operations {}; kernel 6.1 or newer is needed",
             missing.join(", ")
         )));
@@ -82,7 +83,7 @@ pub fn probe() -> Result<Capabilities, UringError> {
 }
 
 /// A ring for the calling thread: all flags we want, or as many of them as the kernel knows.
-pub(super) fn setup(sq_entries: u32, cq_entries: u32) -> Result<(IoUring, Capabilities), UringError> {
+pub(super) fn setup(sq_entries: u32, cq_entries: u32) -> Result<(IoUring, Capabilities), WorldError> {
     let mut wanted =
         Capabilities { no_sqarray: true, submit_all: true, taskrun_flag: true, bundles: false, no_iowait: false };
     let deadline = Instant::now() + MEMORY_RETRY;
@@ -101,7 +102,7 @@ pub(super) fn setup(sq_entries: u32, cq_entries: u32) -> Result<(IoUring, Capabi
             Some(libc::EINVAL) if wanted.taskrun_flag => wanted.taskrun_flag = false,
             Some(libc::EINVAL) if wanted.submit_all => wanted.submit_all = false,
             Some(libc::ENOMEM) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            _ => return Err(UringError::setup(error, MEMORY_NEEDED)),
+            _ => return Err(explain(error, MEMORY_NEEDED)),
         }
     }
 }

@@ -118,13 +118,22 @@ fn a_snapshot_overtakes_what_is_to_be_applied() {
                 node.finish_write(&mut Vec::new());
             }
         };
-        let payloads = Payloads::All;
-        say(&mut node, Body::Append { prev: id(0), last: Index(3), commit: Index(3), payloads }, 3, None);
+        say(
+            &mut node,
+            Body::Append { prev: id(0), last: Index(3), commit: Index(3), payloads: Payloads::All },
+            3,
+            None,
+        );
         assert_eq!(node.applies.len(), 1, "one entry is handed out at a time");
         let image = Image { at: id(10), conf: voters(3), ..Image::default() };
-        say(&mut node, Body::Snapshot { at: id(10), payloads }, 0, Some(Rc::new(image)));
+        say(&mut node, Body::Snapshot { at: id(10), payloads: Payloads::All }, 0, Some(Rc::new(image)));
         assert_eq!((node.machine.at, node.applies.len()), (id(10), 0));
-        say(&mut node, Body::Append { prev: id(10), last: Index(11), commit: Index(11), payloads }, 1, None);
+        say(
+            &mut node,
+            Body::Append { prev: id(10), last: Index(11), commit: Index(11), payloads: Payloads::All },
+            1,
+            None,
+        );
         assert_eq!(node.applies.len(), 1, "the next entry is handed out ({compat:?})");
     }
 }

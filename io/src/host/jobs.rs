@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
-use super::files::Identity;
-use super::world::{Mail, Mailbox};
+use super::files::{Durability, Identity};
+use super::mail::{Mail, Mailbox};
 use super::{files, sys};
 use crate::{Job, Token};
 
 /// What a job gives, before its file has become a `FileId` of the shard.
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Done,
     Opened(File),
     Loaded(Bytes),
@@ -30,18 +30,18 @@ struct Request {
 }
 
 /// The thread, started with the first job and ended with the shard.
-pub(super) struct Jobs {
+pub(crate) struct Jobs {
     requests: Option<Sender<Request>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Jobs {
     /// Starts the thread; outcomes go to `mailbox`.
-    pub(super) fn start(name: String, mailbox: Mailbox) -> io::Result<Jobs> {
+    pub(crate) fn start(name: String, mailbox: Mailbox, durability: Durability) -> io::Result<Jobs> {
         let (requests, inbox) = mpsc::channel::<Request>();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             for Request { job, file, token } in inbox {
-                let result = run(job, file.as_deref());
+                let result = run(job, file.as_deref(), durability);
                 mailbox.put(Mail::JobDone { token, result });
             }
         })?;
@@ -49,7 +49,7 @@ impl Jobs {
     }
 
     /// Queues a job. `file` is what a `Job::DropCache` names.
-    pub(super) fn put(&self, job: Job, file: Option<Arc<File>>, token: Token) {
+    pub(crate) fn put(&self, job: Job, file: Option<Arc<File>>, token: Token) {
         let requests = self.requests.as_ref().expect("there until dropped");
         // The thread ends only after the sender is gone, or when it panicked; then there is nobody to answer either.
         let _ = requests.send(Request { job, file, token });
@@ -65,9 +65,9 @@ impl Drop for Jobs {
     }
 }
 
-fn run(job: Job, file: Option<&File>) -> io::Result<Outcome> {
+fn run(job: Job, file: Option<&File>, durability: Durability) -> io::Result<Outcome> {
     match job {
-        Job::CreateZeroed { path, size } => files::create_zeroed(&path, size).map(Outcome::Opened),
+        Job::CreateZeroed { path, size } => files::create_zeroed(&path, size, durability).map(Outcome::Opened),
         Job::WriteAside { path, offset, bytes } => files::write_aside(&path, offset, &bytes).map(|()| Outcome::Done),
         Job::Commit { from, to } => files::commit(&from, &to).map(|()| Outcome::Done),
         Job::Remove { path } => files::remove(&path).map(|file| file.map_or(Outcome::Done, Outcome::Removed)),

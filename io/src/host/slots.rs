@@ -2,7 +2,7 @@
 
 /// Names one value of a [`Slots`]: generation above, index below. At most 63 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Key(u64);
+pub(crate) struct Key(u64);
 
 /// Generations count up to here and start again.
 const GENERATION_MAX: u32 = u32::MAX >> 1;
@@ -13,12 +13,12 @@ impl Key {
     }
 
     /// The key whose [`Key::bits`] were `bits`.
-    pub(super) fn from_bits(bits: u64) -> Key {
+    pub(crate) fn from_bits(bits: u64) -> Key {
         Key(bits)
     }
 
     /// The key as a number.
-    pub(super) fn bits(self) -> u64 {
+    pub(crate) fn bits(self) -> u64 {
         self.0
     }
 
@@ -33,21 +33,21 @@ struct Slot<T> {
 }
 
 /// Values by [`Key`]. Grows to the largest number of values it ever held, and allocates nothing after that.
-pub(super) struct Slots<T> {
+pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
 }
 
 impl<T> Slots<T> {
-    pub(super) fn with_capacity(capacity: usize) -> Slots<T> {
+    pub(crate) fn with_capacity(capacity: usize) -> Slots<T> {
         Slots { slots: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity) }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    pub(super) fn insert(&mut self, value: T) -> Key {
+    pub(crate) fn insert(&mut self, value: T) -> Key {
         if let Some(index) = self.free.pop() {
             let key = Key::new(0, index);
             let slot = &mut self.slots[key.index()];
@@ -62,25 +62,31 @@ impl<T> Slots<T> {
         }
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    #[cfg(test)]
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let slot = self.slots.get(key.index())?;
+        if u64::from(slot.generation) == key.bits() >> 32 { slot.value.as_ref() } else { None }
+    }
+
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.index())?;
         if Key::new(slot.generation, 0).bits() >> 32 == key.bits() >> 32 { slot.value.as_mut() } else { None }
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         self.get_mut(key)?;
         self.free.push(u32::try_from(key.index()).expect("made from 32 bits"));
         self.slots[key.index()].value.take()
     }
 
     /// The key of the value that stands at `index` (the low 32 bits of a key) now, if any.
-    pub(super) fn current(&self, index: u64) -> Option<Key> {
+    pub(crate) fn current(&self, index: u64) -> Option<Key> {
         let index = u32::try_from(index).ok()?;
         let slot = self.slots.get(Key::new(0, index).index())?;
         slot.value.is_some().then(|| Key::new(slot.generation, index))
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         (0u32..)
             .zip(&self.slots)
             .filter(|(_, slot)| slot.value.is_some())

@@ -17,7 +17,7 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A socket that listens on `address`.
-pub(super) fn listen(address: SocketAddr) -> io::Result<Socket> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -25,8 +25,8 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket that is connecting to `address`: the first write waits until it is, or fails.
-pub(super) fn connect(address: SocketAddr) -> io::Result<Socket> {
+/// A socket that is connecting to `address` and does not block.
+pub(crate) fn connect(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     tune(&socket)?;
     socket.set_nonblocking(true)?;
@@ -34,13 +34,11 @@ pub(super) fn connect(address: SocketAddr) -> io::Result<Socket> {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    // A ring gives up at once on sockets that must not block; on others it waits without a thread.
-    socket.set_nonblocking(false)?;
     Ok(socket)
 }
 
 /// Sets what every connection of ours has.
-pub(super) fn tune(socket: &impl AsFd) -> io::Result<()> {
+pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(3);

@@ -2,12 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use memmap2::Mmap;
 
 use super::sys;
 use crate::{AlignedBuf, BLOCK_ALIGN, FileInfo, LockError};
@@ -26,12 +24,12 @@ fn parent(path: &Path) -> &Path {
 }
 
 /// Makes the names in the directory of `path` survive a power cut.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent(path))?.sync_all()
 }
 
 /// Creates the directories above `path`, each durable in its own parent.
-pub(super) fn create_parents(path: &Path) -> io::Result<()> {
+pub(crate) fn create_parents(path: &Path) -> io::Result<()> {
     create_dirs(parent(path))
 }
 
@@ -47,9 +45,22 @@ fn create_dirs(dir: &Path) -> io::Result<()> {
     sync_parent(dir)
 }
 
+/// What makes a write durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Durability {
+    /// Each write asks for it.
+    ByWrite,
+    /// The file was opened so (`O_DSYNC`).
+    ByFile,
+}
+
 /// Opens a file for unbuffered reads and durable writes.
-pub(super) fn open_direct(path: &Path) -> io::Result<File> {
-    open_flags(path, libc::O_DIRECT, false).map_err(explain)
+pub(crate) fn open_direct(path: &Path, durability: Durability) -> io::Result<File> {
+    let flags = match durability {
+        Durability::ByWrite => libc::O_DIRECT,
+        Durability::ByFile => libc::O_DIRECT | libc::O_DSYNC,
+    };
+    open_flags(path, flags, false).map_err(explain)
 }
 
 fn open_flags(path: &Path, flags: libc::c_int, new: bool) -> io::Result<File> {
@@ -66,24 +77,33 @@ fn explain(error: io::Error) -> io::Error {
 }
 
 /// What a file is, whatever its name: device and inode.
-pub(super) type Identity = (u64, u64);
+pub(crate) type Identity = (u64, u64);
 
 /// The identity of an open file.
-pub(super) fn identity(file: &File) -> io::Result<Identity> {
+pub(crate) fn identity(file: &File) -> io::Result<Identity> {
     file.metadata().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Creates a file of `size` zeros whose blocks are written, not merely allocated, and none of whose pages is cached.
 ///
 /// It gets its name only when it is complete: after a crash there is no half of it.
-pub(super) fn create_zeroed(path: &Path, size: u64) -> io::Result<File> {
+pub(crate) fn create_zeroed(path: &Path, size: u64, durability: Durability) -> io::Result<File> {
+    let file = create_written(path, size)?;
+    match durability {
+        Durability::ByWrite => Ok(file),
+        // Not so from the beginning: the zeros need one sync, not one for each piece.
+        Durability::ByFile => keep_or_remove(path, open_direct(path, durability)),
+    }
+}
+
+fn create_written(path: &Path, size: u64) -> io::Result<File> {
     let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
     assert!(size.is_multiple_of(align), "a file of {size} bytes: whole blocks");
     create_parents(path)?;
     match open_flags(parent(path), libc::O_DIRECT | libc::O_TMPFILE, false) {
         Ok(file) => {
             write_zeros(&file, size)?;
-            sys::link(file.as_raw_fd(), path)?;
+            sys::link(&file, path)?;
             keep_or_remove(path, sync_parent(path).map(|()| file))
         }
         // Not every file system has files without names.
@@ -115,14 +135,22 @@ fn write_zeros(file: &File, size: u64) -> io::Result<()> {
 }
 
 /// Reads `len` bytes at `offset` past the page cache.
-pub(super) fn read_direct(file: &File, offset: u64, len: usize) -> io::Result<AlignedBuf> {
+pub(crate) fn read_direct(file: &File, offset: u64, len: usize) -> io::Result<AlignedBuf> {
     let mut buf = AlignedBuf::zeroed(len);
     file.read_exact_at(&mut buf, offset)?;
     Ok(buf)
 }
 
+/// How many of `left` bytes a durable write must still write after the kernel has taken `written`.
+pub(crate) fn left_after_write(left: usize, written: usize) -> io::Result<usize> {
+    assert!(written <= left, "wrote {written} of {left} bytes");
+    // What is not a whole block is written again.
+    let whole = written - written % BLOCK_ALIGN;
+    if whole == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(left - whole) }
+}
+
 /// The files of a directory, sorted by name.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<FileInfo>> {
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<FileInfo>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -140,7 +168,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<FileInfo>> {
 }
 
 /// Locks a directory, creating it; the lock ends with the file given back.
-pub(super) fn lock_dir(dir: &Path) -> Result<File, LockError> {
+pub(crate) fn lock_dir(dir: &Path) -> Result<File, LockError> {
     let failed = |source| LockError::Io { dir: dir.into(), source };
     create_dirs(dir).map_err(failed)?;
     let path = dir.join(LOCK_NAME);
@@ -155,19 +183,8 @@ pub(super) fn lock_dir(dir: &Path) -> Result<File, LockError> {
     Ok(file)
 }
 
-/// Maps the whole of a file that nobody writes any more.
-pub(super) fn map(file: &File) -> io::Result<Bytes> {
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the mapping owns its pages until the last clone of the `Bytes` is dropped; by the contract of `Io::map`
-    // the file is sealed, so nobody changes or shortens what is mapped.
-    let mapping = unsafe { Mmap::map(file) }?;
-    Ok(Bytes::from_owner(mapping))
-}
-
 /// Replaces a small file so that after a crash there is the old or the new content, never a mixture.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create_parents(path)?;
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".new");
@@ -183,7 +200,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes a piece of a file that is built aside; see [`Job::WriteAside`](crate::Job::WriteAside).
-pub(super) fn write_aside(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_aside(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let first = offset == 0;
     if first {
         create_parents(path)?;
@@ -192,7 +209,7 @@ pub(super) fn write_aside(path: &Path, offset: u64, bytes: &[u8]) -> io::Result<
 }
 
 /// Gives a file built aside its name, durably.
-pub(super) fn commit(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn commit(from: &Path, to: &Path) -> io::Result<()> {
     File::open(from)?.sync_all()?;
     create_parents(to)?;
     fs::rename(from, to)?;
@@ -203,7 +220,7 @@ pub(super) fn commit(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Removes a file, durably, and says which it was; none if there is none.
-pub(super) fn remove(path: &Path) -> io::Result<Option<Identity>> {
+pub(crate) fn remove(path: &Path) -> io::Result<Option<Identity>> {
     let meta = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         meta => meta?,
@@ -215,19 +232,19 @@ pub(super) fn remove(path: &Path) -> io::Result<Option<Identity>> {
 }
 
 /// Reads a whole file.
-pub(super) fn load(path: &Path) -> io::Result<Bytes> {
+pub(crate) fn load(path: &Path) -> io::Result<Bytes> {
     fs::read(path).map(Bytes::from)
 }
 
 /// Where a received file lies until then; removed again unless [`Partial::keep`] is called.
-pub(super) struct Partial(Option<PathBuf>);
+pub(crate) struct Partial(Option<PathBuf>);
 
 impl Partial {
-    pub(super) fn new(path: PathBuf) -> Partial {
+    pub(crate) fn new(path: PathBuf) -> Partial {
         Partial(Some(path))
     }
 
-    pub(super) fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.0 = None;
     }
 }
@@ -236,6 +253,24 @@ impl Drop for Partial {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
             let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_writes_go_on_or_fail() {
+        for (left, written, want) in [
+            (8192, 8192, Ok(0)),
+            (8192, 4096, Ok(4096)),
+            (8192, 8191, Ok(4096)),
+            (8192, 512, Err(io::ErrorKind::WriteZero)),
+            (8192, 0, Err(io::ErrorKind::WriteZero)),
+        ] {
+            assert_eq!(left_after_write(left, written).map_err(|error| error.kind()), want, "{written} of {left}");
         }
     }
 }

@@ -6,59 +6,59 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
 
 use super::sys;
 use crate::ShardNo;
 
 /// Somebody called `wake`.
-pub(super) const WOKEN: u8 = 1;
+pub(crate) const WOKEN: u8 = 1;
 /// There is something in the mailbox.
-pub(super) const MAIL: u8 = 2;
+pub(crate) const MAIL: u8 = 2;
+/// A durable write has ended (where a thread does them).
+pub(crate) const WRITTEN: u8 = 4;
 
 /// One shard's bell. On cache lines of its own: it is written by others while the shard runs.
 #[repr(align(128))]
-pub(super) struct Signal {
+pub(crate) struct Signal {
     bits: AtomicU8,
     parked: AtomicBool,
-    /// The shard's ring, for kicks from other rings. Held until the world ends, so that its number is never reused.
-    pub(super) ring: OnceLock<OwnedFd>,
-    /// Read by the shard's ring, for kicks from plain threads.
-    pub(super) event: OwnedFd,
+    /// Watched by the shard while it waits.
+    event: OwnedFd,
 }
 
 impl Signal {
-    pub(super) fn new() -> std::io::Result<Signal> {
-        Ok(Signal {
-            bits: AtomicU8::new(0),
-            parked: AtomicBool::new(false),
-            ring: OnceLock::new(),
-            event: sys::eventfd()?,
-        })
+    pub(crate) fn new() -> std::io::Result<Signal> {
+        Ok(Signal { bits: AtomicU8::new(0), parked: AtomicBool::new(false), event: sys::eventfd()? })
     }
 
     /// Sets `bit`; true if the shard is waiting and must be kicked by the caller.
-    pub(super) fn raise(&self, bit: u8) -> bool {
+    pub(crate) fn raise(&self, bit: u8) -> bool {
         self.bits.fetch_or(bit, SeqCst);
         self.parked.load(SeqCst)
     }
 
     /// Sets `bit` and kicks the shard if it waits. One system call at most, and none if the shard is awake.
-    pub(super) fn raise_and_kick(&self, bit: u8) {
+    pub(crate) fn raise_and_kick(&self, bit: u8) {
         // Only who takes the flag down kicks, and does so at once: others may rely on it.
         if self.raise(bit) && self.parked.swap(false, SeqCst) {
             self.kick();
         }
     }
 
+    /// What a shard watches while it waits.
+    pub(crate) fn event(&self) -> &OwnedFd {
+        &self.event
+    }
+
     /// Ends the shard's wait.
-    pub(super) fn kick(&self) {
+    pub(crate) fn kick(&self) {
         sys::eventfd_add(&self.event);
     }
 
     /// By the shard, before it waits: false if it must not, because a bit is set.
-    pub(super) fn park(&self) -> bool {
+    pub(crate) fn park(&self) -> bool {
         self.parked.store(true, SeqCst);
         if self.bits.load(SeqCst) != 0 {
             self.parked.store(false, SeqCst);
@@ -68,17 +68,17 @@ impl Signal {
     }
 
     /// By the shard, after it has waited.
-    pub(super) fn unpark(&self) {
+    pub(crate) fn unpark(&self) {
         self.parked.store(false, SeqCst);
     }
 
     /// By the shard: whether a bit is set.
-    pub(super) fn is_raised(&self) -> bool {
+    pub(crate) fn is_raised(&self) -> bool {
         self.bits.load(SeqCst) != 0
     }
 
     /// By the shard: the bits set since the last call.
-    pub(super) fn take(&self) -> u8 {
+    pub(crate) fn take(&self) -> u8 {
         if self.bits.load(SeqCst) == 0 { 0 } else { self.bits.swap(0, SeqCst) }
     }
 }
@@ -90,7 +90,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    pub(super) fn new(signals: Arc<[Signal]>) -> Waker {
+    pub(crate) fn new(signals: Arc<[Signal]>) -> Waker {
         Waker { signals }
     }
 

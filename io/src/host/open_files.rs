@@ -4,32 +4,28 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use io_uring::Submitter;
-
 use super::files::{self, Identity};
-use super::streams::{Handle, Table};
 use crate::FileId;
 
-/// An open file.
-struct OpenFile {
+/// An open file, and how the world's operations name it.
+struct OpenFile<H> {
     file: Arc<File>,
-    handle: Handle,
+    handle: H,
     identity: Option<Identity>,
-    /// Writes in the kernel's hands.
+    /// Writes in the world's hands.
     writes: usize,
     removed: bool,
 }
 
 /// The open files by id; ids are not used again.
-pub(super) struct OpenFiles(Vec<Option<OpenFile>>);
+pub(crate) struct OpenFiles<H>(Vec<Option<OpenFile<H>>>);
 
-impl OpenFiles {
-    pub(super) fn new() -> OpenFiles {
+impl<H: Copy> OpenFiles<H> {
+    pub(crate) fn new() -> OpenFiles<H> {
         OpenFiles(Vec::new())
     }
 
-    pub(super) fn insert(&mut self, submitter: &Submitter<'_>, table: &mut Table, file: File) -> FileId {
-        let handle = table.insert(submitter, &file);
+    pub(crate) fn insert(&mut self, file: File, handle: H) -> FileId {
         let identity = files::identity(&file).ok();
         self.0.push(Some(OpenFile { file: Arc::new(file), handle, identity, writes: 0, removed: false }));
         FileId(u32::try_from(self.0.len() - 1).expect("fewer than 2^32 files"))
@@ -39,46 +35,47 @@ impl OpenFiles {
     ///
     /// # Panics
     /// If there never was such a file.
-    pub(super) fn get(&self, id: FileId) -> io::Result<&Arc<File>> {
+    pub(crate) fn get(&self, id: FileId) -> io::Result<&Arc<File>> {
         match &self.0[index(id)] {
             Some(open) if !open.removed => Ok(&open.file),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
-    /// Counts a write that begins; false if the file was removed.
-    pub(super) fn begin_write(&mut self, id: FileId) -> bool {
-        let open = self.0[index(id)].as_mut().filter(|open| !open.removed);
-        open.map(|open| open.writes += 1).is_some()
+    /// Counts a write that begins; none if the file was removed.
+    pub(crate) fn begin_write(&mut self, id: FileId) -> Option<&Arc<File>> {
+        let open = self.0[index(id)].as_mut().filter(|open| !open.removed)?;
+        open.writes += 1;
+        Some(&open.file)
     }
 
     /// The handle for the rest of a write that has begun.
-    pub(super) fn writing(&self, id: FileId) -> Handle {
+    pub(crate) fn writing(&self, id: FileId) -> H {
         self.0[index(id)].as_ref().expect("open while it is written").handle
     }
 
-    /// Counts a write that has ended.
-    pub(super) fn end_write(&mut self, submitter: &Submitter<'_>, table: &mut Table, id: FileId) {
+    /// Counts a write that has ended; the handle if the file is closed by that.
+    pub(crate) fn end_write(&mut self, id: FileId) -> Option<H> {
         self.0[index(id)].as_mut().expect("open while it is written").writes -= 1;
-        self.close_if_done(submitter, table, index(id));
+        self.close_if_done(index(id))
     }
 
-    /// The file with this identity has lost its last name.
-    pub(super) fn removed(&mut self, submitter: &Submitter<'_>, table: &mut Table, identity: Identity) {
+    /// The file with this identity has lost its last name; `closed` gets the handle of each that is closed by that.
+    pub(crate) fn removed(&mut self, identity: Identity, mut closed: impl FnMut(H)) {
         for n in 0..self.0.len() {
             if let Some(open) = &mut self.0[n]
                 && open.identity == Some(identity)
             {
                 open.removed = true;
-                self.close_if_done(submitter, table, n);
+                if let Some(handle) = self.close_if_done(n) {
+                    closed(handle);
+                }
             }
         }
     }
 
-    fn close_if_done(&mut self, submitter: &Submitter<'_>, table: &mut Table, n: usize) {
-        if let Some(open) = self.0[n].take_if(|open| open.removed && open.writes == 0) {
-            table.remove(submitter, open.handle);
-        }
+    fn close_if_done(&mut self, n: usize) -> Option<H> {
+        self.0[n].take_if(|open| open.removed && open.writes == 0).map(|open| open.handle)
     }
 }
 
