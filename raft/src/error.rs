@@ -77,6 +77,20 @@ pub enum Refused {
         /// [`Config::read_count_max`](crate::Config::read_count_max).
         limit: usize,
     },
+    /// We led, and lead no more. Ask again, the leader of now.
+    #[error("leadership of term {term} ended before it was done")]
+    SteppedDown {
+        /// The term in which we led.
+        term: Term,
+    },
+    /// Whom we took for the leader gave our read up. Ask again, later if it is busy.
+    #[error("peer {by} gave the read up: {}", if *.busy { "too many wait there" } else { "it does not lead" })]
+    GivenUp {
+        /// Who.
+        by: PeerId,
+        /// Whether it leads, but too many reads wait.
+        busy: bool,
+    },
     /// Leases are trusted: forgetting the leader would break them.
     #[error("the leader cannot be forgotten while reads trust its lease")]
     Lease,

@@ -17,6 +17,7 @@
 //!     fn write(&mut self, append: &mut Append);               // begins a write, keeps ticket and after_sync beside it
 //!     fn apply(&mut self, after: Index, upto: Index);         // in this order, once only
 //!     fn serve(&mut self, read: ReadState);                   // once its index is applied
+//!     fn give_up(&mut self, ready: &Ready);                   // tells who waits for what was lost with a role
 //!     fn synced(&mut self) -> Option<Append>;                 // the oldest write, if it is durable
 //! }
 //!
@@ -41,6 +42,7 @@
 //!             raft.applied(upto);
 //!         }
 //!         ready.reads.drain(..).for_each(|read| shell.serve(read));
+//!         shell.give_up(ready);
 //!     }
 //! }
 //! ```
@@ -97,7 +99,7 @@ pub use event::{Event, Observer};
 pub use message::{Body, Message, Payloads};
 pub use progress::{Progress, ProgressState};
 pub use raft::{Lost, Proposed, Raft, Stepped};
-pub use ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
+pub use ready::{AfterSync, Append, ReadState, Ready, SteppedDown, SyncTicket, TransferEnd, TransferEnded};
 pub use status::Status;
 pub use storage::{Storage, StorageError};
 pub use types::{

@@ -9,7 +9,8 @@ pub struct Message {
     pub from: PeerId,
     /// Receiver.
     pub to: PeerId,
-    /// The sender's term; for a pre-vote request and a granted pre-vote, the term asked for. 0 for [`Body::ReadIndex`].
+    /// The sender's term; for a pre-vote request and a granted pre-vote, the term asked for. 0 for [`Body::ReadIndex`] and
+    /// [`Body::ReadIndexReject`], which are of no term.
     pub term: Term,
     /// What is said.
     pub body: Body,
@@ -107,6 +108,13 @@ pub enum Body {
         id: ReadId,
         /// The read index.
         index: Index,
+    },
+    /// To a follower that asked for a read: no; ask again. From whoever cannot or will not confirm it.
+    ReadIndexReject {
+        /// The follower's mark.
+        id: ReadId,
+        /// Whether we lead, but too many reads wait.
+        busy: bool,
     },
     /// To the leader: hand leadership to `target`.
     TransferLeader {

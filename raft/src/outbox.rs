@@ -1,13 +1,14 @@
 //! What leaves: queues of messages, what they wait for, and the Ready that takes it all.
 
 use crate::config::Compat;
+use crate::error::Refused;
 use crate::message::{Body, Message};
 use crate::progress::Wanted;
 use crate::raft::Raft;
 use crate::read_only::ReadRequest;
 use crate::ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
 use crate::storage::Storage;
-use crate::types::{EntryId, HardState, Index, PeerId, SoftState, Term};
+use crate::types::{EntryId, HardState, Index, PeerId, ReadId, SoftState, Term};
 
 impl<S: Storage> Raft<S> {
     /// Whether [`Raft::ready`] has something to say.
@@ -16,6 +17,7 @@ impl<S: Storage> Raft<S> {
         !self.messages.is_empty()
             || !self.after_sync.is_empty()
             || !self.read_states.is_empty()
+            || self.notices.is_some()
             || self.sends_wanted
             || self.heartbeat_wanted
             || from != to
@@ -39,6 +41,7 @@ impl<S: Storage> Raft<S> {
         std::mem::swap(&mut out.messages, &mut self.messages);
         out.reads.clear();
         out.reads.append(&mut self.read_states);
+        self.take_notices(out);
         out.append = self.take_append();
         out.commit = (self.log.committed > self.given_hard.commit).then_some(self.log.committed);
         self.given_hard.commit = self.log.committed;
@@ -46,6 +49,17 @@ impl<S: Storage> Raft<S> {
         let soft = self.soft_state();
         out.soft_state = (soft != self.given_soft).then_some(soft);
         self.given_soft = soft;
+    }
+
+    fn take_notices(&mut self, out: &mut Ready) {
+        out.reads_lost.clear();
+        out.transfers_ended.clear();
+        out.stepped_down = None;
+        if let Some(notices) = self.notices.take() {
+            out.reads_lost.extend(notices.reads_lost);
+            out.transfers_ended.extend(notices.transfers_ended);
+            out.stepped_down = notices.stepped_down;
+        }
     }
 
     fn take_append(&mut self) -> Option<Append> {
@@ -85,7 +99,8 @@ impl<S: Storage> Raft<S> {
 
     /// Queues a message in our term.
     pub(crate) fn send(&mut self, to: PeerId, body: Body) {
-        let term = if matches!(body, Body::ReadIndex { .. }) { Term::ZERO } else { self.term };
+        let timeless = matches!(body, Body::ReadIndex { .. } | Body::ReadIndexReject { .. });
+        let term = if timeless { Term::ZERO } else { self.term };
         self.send_in(term, to, body);
     }
 
@@ -192,6 +207,20 @@ impl<S: Storage> Raft<S> {
     pub fn take_messages(&mut self, out: &mut Vec<Message>) {
         self.flush();
         out.append(&mut self.messages);
+    }
+
+    /// A read of ours is given up.
+    pub(crate) fn lose_read(&mut self, id: ReadId, refused: Refused) {
+        if !self.etcd() {
+            self.notices.get_or_insert_default().reads_lost.push((id, refused));
+        }
+    }
+
+    /// A read of another member is given up. (With etcd it waits until its patience ends.)
+    pub(crate) fn reject_read(&mut self, to: PeerId, id: ReadId, why: Refused) {
+        if !self.etcd() && self.tracker.find(to).is_some() {
+            self.send(to, Body::ReadIndexReject { id, busy: matches!(why, Refused::TooManyReads { .. }) });
+        }
     }
 
     /// A read is answered.

@@ -8,7 +8,7 @@ use crate::log::RaftLog;
 use crate::message::{Body, Message};
 use crate::progress::{ProgressState, Wanted};
 use crate::read_only::{ReadOnly, ReadRequest};
-use crate::ready::{ReadState, SyncTicket};
+use crate::ready::{Notices, ReadState, SteppedDown, SyncTicket, TransferEnd, TransferEnded};
 use crate::record::PAYLOAD_MAX;
 use crate::storage::Storage;
 use crate::tracker::Tracker;
@@ -54,6 +54,7 @@ pub struct Raft<S> {
     pub(crate) messages: Vec<Message>,
     pub(crate) after_sync: Vec<Message>,
     pub(crate) read_states: Vec<ReadState>,
+    pub(crate) notices: Option<Box<Notices>>,
     /// Memory for the next `after_sync` of a Ready.
     pub(crate) spare: Vec<Message>,
     /// While a snapshot is not durable: the membership that the state machine still has, and may still change.
@@ -159,6 +160,7 @@ impl<S: Storage> Raft<S> {
             messages: Vec::new(),
             after_sync: Vec::new(),
             read_states: Vec::new(),
+            notices: None,
             spare: Vec::new(),
             conf_before_snapshot: None,
             sends_wanted: false,
@@ -343,12 +345,18 @@ impl<S: Storage> Raft<S> {
             }
             Body::HeartbeatReply { read } => self.handle_heartbeat_reply(from, read),
             Body::ReadIndex { id } => {
-                self.take_read(ReadRequest { from, id }).map_err(|refused| StepError::ReadRefused { from, refused })?
+                if let Err(refused) = self.take_read(ReadRequest { from, id }) {
+                    self.reject_read(from, id, refused);
+                    return Err(StepError::ReadRefused { from, refused });
+                }
             }
             Body::ReadIndexReply { id, index } => {
                 if self.role == Role::Follower && from == self.lead {
                     self.read_states.push(ReadState { id, index });
                 }
+            }
+            Body::ReadIndexReject { id, busy } => {
+                self.lose_read(id, Refused::GivenUp { by: from, busy });
             }
             Body::TransferLeader { target } => {
                 self.transfer_leader(target).map_err(|refused| StepError::TransferRefused { from, refused })?
@@ -392,8 +400,9 @@ impl<S: Storage> Raft<S> {
         Ok(restored)
     }
 
-    /// Asks for a linearizable read; the answer comes as a [`ReadState`]. Reads are lost when roles change, or messages
-    /// are: whoever waits too long, or sees a [`SoftState`], asks again under a new id.
+    /// Asks for a linearizable read; the answer comes as a [`ReadState`]. What a leader gives up comes with
+    /// [`Ready::reads_lost`](crate::Ready::reads_lost); what a follower has passed on may be lost on the way without a
+    /// word: when it sees another leader or term, or has waited too long, the shell asks again under a new id.
     ///
     /// # Errors
     /// [`Refused`], with nothing done.
@@ -519,8 +528,8 @@ impl<S: Storage> Raft<S> {
         }
         // A wish that is true already takes nothing from another. (With etcd it ends a transfer.)
         if self.transferee != PeerId::ZERO && (target != self.config.id || self.etcd()) {
-            let before = std::mem::take(&mut self.transferee);
-            self.tell(Event::Transfer(before, TransferEvent::Aborted));
+            self.tell(Event::Transfer(self.transferee, TransferEvent::Aborted));
+            self.end_transfer(TransferEnd::Replaced);
         }
         if target == self.config.id {
             self.tell(Event::Transfer(target, TransferEvent::ToOurselves));
@@ -588,7 +597,8 @@ impl<S: Storage> Raft<S> {
             return Err(StepError::Malformed { from, what: "term out of bounds" });
         }
         // With etcd term 0 marks what needs no gate; a member that was never elected may send a snapshot so.
-        if (message.term == Term::ZERO) != matches!(message.body, Body::ReadIndex { .. }) && !self.etcd() {
+        let timeless = matches!(message.body, Body::ReadIndex { .. } | Body::ReadIndexReject { .. });
+        if (message.term == Term::ZERO) != timeless && !self.etcd() {
             return Err(StepError::Malformed { from, what: "term missing, or where none belongs" });
         }
         Ok(())
@@ -605,7 +615,8 @@ impl<S: Storage> Raft<S> {
             | Body::VoteReply { .. }
             | Body::PreVoteReply { .. }
             | Body::HeartbeatReply { .. }
-            | Body::ReadIndexReply { .. } => true,
+            | Body::ReadIndexReply { .. }
+            | Body::ReadIndexReject { .. } => true,
             _ => false,
         };
         // Our own word may come back when we are a member no longer; it says nothing then.
@@ -721,6 +732,13 @@ impl<S: Storage> Raft<S> {
     // Roles.
 
     fn reset(&mut self, term: Term) {
+        let led = self.role == Role::Leader && !self.etcd();
+        let before = self.term;
+        if led {
+            self.end_transfer(TransferEnd::SteppedDown);
+            let unsettled = (self.log.committed, self.log.last_index());
+            self.notices.get_or_insert_default().stepped_down = Some(SteppedDown { term: before, unsettled });
+        }
         if self.term != term {
             assert!(term > self.term, "terms only grow");
             self.term = term;
@@ -741,10 +759,32 @@ impl<S: Storage> Raft<S> {
         self.heartbeat_wanted = false;
         self.pending_conf_index = Index::ZERO;
         self.uncommitted_size = 0;
+        if led {
+            self.give_up_reads(before);
+        }
         // With etcd what waits for a first commit of ours waits on, whoever leads in between.
-        let keep_deferred = self.etcd();
-        self.reads.reset(keep_deferred);
+        self.reads.reset();
         (self.lease_until, self.lease_broken) = (0, false);
+    }
+
+    /// Leadership of `term` is over: whoever asked for a read is told.
+    fn give_up_reads(&mut self, term: Term) {
+        let refused = Refused::SteppedDown { term };
+        while let Some(ReadRequest { from, id }) = self.reads.give_up() {
+            if from == self.config.id {
+                self.lose_read(id, refused);
+            } else {
+                self.reject_read(from, id, refused);
+            }
+        }
+    }
+
+    /// Nobody is handed leadership any more.
+    pub(crate) fn end_transfer(&mut self, how: TransferEnd) {
+        let target = std::mem::take(&mut self.transferee);
+        if target != PeerId::ZERO && !self.etcd() {
+            self.notices.get_or_insert_default().transfers_ended.push(TransferEnded { target, how });
+        }
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, lead: PeerId) {
@@ -834,7 +874,7 @@ impl<S: Storage> Raft<S> {
             self.release_reads();
         }
         if self.transferee != PeerId::ZERO && !self.tracker.is_voter(self.transferee) {
-            self.transferee = PeerId::ZERO;
+            self.end_transfer(TransferEnd::NotVoter);
         }
     }
 

@@ -31,16 +31,25 @@ struct Queues {
 }
 
 impl ReadOnly {
-    /// Forgets all: those who asked must ask again.
-    pub(crate) fn reset(&mut self, keep_deferred: bool) {
+    /// Forgets what waits for a quorum, and counts anew. (With etcd's rules: nobody is told.)
+    pub(crate) fn reset(&mut self) {
         if let Some(queues) = &mut self.queues {
             queues.waiting.clear();
             queues.rounds = 0;
-            if !keep_deferred {
-                queues.deferred.clear();
-            }
         }
         self.confirmed = 0;
+    }
+
+    /// Takes out some read, in whatever state: whoever asked must ask again.
+    pub(crate) fn give_up(&mut self) -> Option<ReadRequest> {
+        let queues = self.queues.as_mut()?;
+        while let Some((request, ..)) = queues.waiting.pop_front() {
+            if request.from != PeerId::ZERO {
+                return Some(request);
+            }
+            queues.rounds -= 1;
+        }
+        queues.deferred.pop_front()
     }
 
     /// Reads kept here that somebody waits for.

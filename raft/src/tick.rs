@@ -2,6 +2,7 @@
 
 use crate::config::PRIORITY_MAX;
 use crate::raft::Raft;
+use crate::ready::TransferEnd;
 use crate::storage::Storage;
 use crate::types::{PeerId, Role};
 
@@ -120,7 +121,7 @@ impl<S: Storage> Raft<S> {
             if self.role == Role::Leader && self.must_step_down() {
                 self.become_follower(self.term, PeerId::ZERO);
             } else if self.role == Role::Leader {
-                self.transferee = PeerId::ZERO;
+                self.end_transfer(TransferEnd::TimedOut);
                 // etcd tries again only when something is applied.
                 if !self.etcd() {
                     self.leave_joint_if_due();

@@ -5,7 +5,7 @@ mod support;
 use ringraft_raft::{
     Body, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState, Index,
     Lost, Message, OpenError, PRIORITY_MAX, Payloads, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused,
-    Role, StepError, Term,
+    Role, StepError, SteppedDown, Term, TransferEnd, TransferEnded, Transition,
 };
 use support::log::MemLog;
 use support::node::voters;
@@ -127,26 +127,219 @@ fn what_a_member_can_start_from() {
     assert_eq!(open(zero, log_of(&[], 0)), Err(OpenError::Config(error)));
 }
 
-#[test]
-fn refusals() {
-    let mut raft = member(plain(), log_of(&[], 0));
-    assert_eq!(raft.propose(EntryKind::Normal, 1), Err(Refused::NoLeader));
-    assert_eq!(raft.read_index(ReadId(1)), Err(Refused::NoLeader));
-    assert_eq!(raft.transfer_leader(PeerId(2)), Err(Refused::NoLeader));
+/// Which reason this is; a new one does not compile until it is here, and in the table below.
+fn reason(refused: Refused) -> usize {
+    match refused {
+        Refused::NoLeader => 0,
+        Refused::Transferring { .. } => 1,
+        Refused::TooMuchUncommitted { .. } => 2,
+        Refused::TooLong { .. } => 3,
+        Refused::NotLeader { .. } => 4,
+        Refused::NotMember => 5,
+        Refused::NotVoter { .. } => 6,
+        Refused::Witness { .. } => 7,
+        Refused::ConfChange { .. } => 8,
+        Refused::ConfChangePending { .. } => 9,
+        Refused::MustLeaveJoint => 10,
+        Refused::NotJoint => 11,
+        Refused::TooManyReads { .. } => 12,
+        Refused::SteppedDown { .. } => 13,
+        Refused::GivenUp { .. } => 14,
+        Refused::Lease => 15,
+    }
+}
 
-    let mut raft = settled_leader(Config { read_count_max: 1, ..plain() });
-    assert_eq!(raft.propose(EntryKind::Normal, u32::MAX), Err(Refused::TooLong { size: u64::from(u32::MAX) }));
-    assert_eq!(raft.transfer_leader(PeerId(9)), Err(Refused::NotVoter { target: PeerId(9) }));
-    assert_eq!(raft.propose_conf_change(&ConfChange::leave_joint(), 0), Err(Refused::NotJoint));
+const REASONS: usize = 16;
+
+#[test]
+fn every_reason_to_refuse() {
+    let (two, nine) = (PeerId(2), PeerId(9));
+    let mut seen = [false; REASONS];
+    let mut check = |found: Result<(), Refused>, expected: Refused| {
+        assert_eq!(found, Err(expected));
+        seen[reason(expected)] = true;
+    };
+    let done = |proposed: Result<Proposed, Refused>| proposed.map(|_| ());
+    let learner = ConfChange::simple(ConfChangeOp::AddLearner(PeerId(4)));
+
+    // A follower without a leader.
+    let mut raft = member(plain(), log_of(&[], 0));
+    check(done(raft.propose(EntryKind::Normal, 1)), Refused::NoLeader);
+    check(done(raft.propose_conf_change(&learner, 9)), Refused::NoLeader);
+    check(raft.read_index(ReadId(1)), Refused::NoLeader);
+    check(raft.transfer_leader(two), Refused::NoLeader);
+    // With one, and forwarding off.
+    let mut raft = member(Config { forward_proposals: false, ..plain() }, log_of(&[], 0));
+    raft.step(from(2, 1, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    check(done(raft.propose(EntryKind::Normal, 1)), Refused::NotLeader { leader: two });
+    check(done(raft.propose_conf_change(&learner, 9)), Refused::NotLeader { leader: two });
+    // Whom it took for the leader says no to a read.
+    raft.read_index(ReadId(5)).unwrap();
+    turn(&mut raft);
+    for busy in [false, true] {
+        raft.step(from(2, 0, Body::ReadIndexReject { id: ReadId(5), busy }), &[]).unwrap();
+        let lost = notices(&mut raft).reads_lost;
+        assert_eq!(lost.len(), 1);
+        check(Err(lost[0].1), Refused::GivenUp { by: two, busy });
+    }
+    // Leases are trusted.
+    let lease = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
+    check(member(lease, log_of(&[], 0)).forget_leader(), Refused::Lease);
+
+    // A leader, and its limits.
+    let config = Config { read_count_max: 1, uncommitted_size_max: 20, ..plain() };
+    let mut raft = settled_leader(config.clone());
+    check(done(raft.propose(EntryKind::Normal, u32::MAX)), Refused::TooLong { size: u64::from(u32::MAX) });
+    raft.propose(EntryKind::Normal, 15).unwrap();
+    let full = Refused::TooMuchUncommitted { uncommitted: 15, size: 6, limit: 20 };
+    check(done(raft.propose(EntryKind::Normal, 6)), full);
     assert_eq!(raft.read_index(ReadId(1)), Ok(()));
-    assert_eq!(raft.read_index(ReadId(2)), Err(Refused::TooManyReads { limit: 1 }));
-    let change = ConfChange::simple(ConfChangeOp::AddLearner(PeerId(4)));
-    let Ok(Proposed::Appended(at)) = raft.propose_conf_change(&change, 9) else { panic!("a leader takes it") };
-    let pending = Err(Refused::ConfChangePending { index: at.index });
-    assert_eq!(raft.propose_conf_change(&change, 9), pending);
-    assert_eq!(raft.propose(EntryKind::ConfChange, 9), pending);
-    assert_eq!(raft.transfer_leader(PeerId(2)), Ok(()));
-    assert_eq!(raft.propose(EntryKind::Normal, 1), Err(Refused::Transferring { target: PeerId(2) }));
+    check(raft.read_index(ReadId(2)), Refused::TooManyReads { limit: 1 });
+    // Its role ends before the read is confirmed.
+    raft.step(from(3, 2, Body::Vote { last: id(1, 9), transfer: false }), &[]).unwrap();
+    check(Err(notices(&mut raft).reads_lost[0].1), Refused::SteppedDown { term: Term(1) });
+
+    // Changes of membership, one at a time.
+    let mut raft = settled_leader(config);
+    check(done(raft.propose_conf_change(&ConfChange::leave_joint(), 0)), Refused::NotJoint);
+    let error = ringraft_raft::ConfChangeError::NoVoters;
+    let nobody = ConfChange { ops: [1, 2, 3].map(|id| ConfChangeOp::Remove(PeerId(id))).into(), ..learner.clone() };
+    check(done(raft.propose_conf_change(&nobody, 9)), Refused::ConfChange { error });
+    let Ok(Proposed::Appended(at)) = raft.propose_conf_change(&learner, 9) else { panic!("a leader takes it") };
+    check(done(raft.propose_conf_change(&learner, 9)), Refused::ConfChangePending { index: at.index });
+    check(done(raft.propose(EntryKind::ConfChange, 9)), Refused::ConfChangePending { index: at.index });
+    let mut raft = settled_leader(plain());
+    let joint = ConfChange { transition: Transition::JointExplicit, ..ConfChange::simple(ConfChangeOp::Remove(two)) };
+    raft.apply_conf_change(&joint).unwrap();
+    check(done(raft.propose_conf_change(&learner, 9)), Refused::MustLeaveJoint);
+
+    // Transfers.
+    let mut raft = settled_leader(plain());
+    check(raft.transfer_leader(nine), Refused::NotVoter { target: nine });
+    raft.apply_conf_change(&learner).unwrap();
+    check(raft.transfer_leader(PeerId(4)), Refused::NotVoter { target: PeerId(4) });
+    assert_eq!(raft.transfer_leader(two), Ok(()));
+    check(done(raft.propose(EntryKind::Normal, 1)), Refused::Transferring { target: two });
+    let mut raft = settled_leader(plain());
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::AddWitness(PeerId(4)))).unwrap();
+    check(raft.transfer_leader(PeerId(4)), Refused::Witness { peer: PeerId(4) });
+    // Removed, and left in office.
+    let mut raft = settled_leader(Config { step_down_on_removal: false, ..plain() });
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::Remove(OWN))).unwrap();
+    check(done(raft.propose(EntryKind::Normal, 1)), Refused::NotMember);
+
+    assert_eq!(seen, [true; REASONS], "every reason is met");
+}
+
+/// What the next Ready says of things that ended, and nothing twice.
+fn notices(raft: &mut Raft<MemLog>) -> Ready {
+    let mut ready = Ready::default();
+    raft.ready(&mut ready);
+    let told = ready.clone();
+    raft.ready(&mut ready);
+    assert_eq!((ready.reads_lost.len(), ready.stepped_down, ready.transfers_ended.len()), (0, None, 0));
+    told
+}
+
+#[test]
+fn what_a_leader_leaves_unfinished() {
+    let newer_term = |raft: &mut Raft<MemLog>| {
+        raft.step(from(3, raft.term().0 + 1, Body::VoteReply { granted: false }), &[]).unwrap();
+    };
+    let no_quorum = |raft: &mut Raft<MemLog>| (0..20).for_each(|_| raft.tick());
+    let check = |settled: bool, end: &dyn Fn(&mut Raft<MemLog>)| {
+        let config = Config { check_quorum: true, ..plain() };
+        let mut raft = if settled { settled_leader(config) } else { leader(config, &[1]) };
+        let (commit, term) = (raft.commit(), raft.term());
+        raft.read_index(ReadId(7)).unwrap();
+        raft.step(from(2, 0, Body::ReadIndex { id: ReadId(8) }), &[]).unwrap();
+        propose(&mut raft, 2);
+        turn(&mut raft);
+        let last = raft.last_index();
+        if settled {
+            raft.transfer_leader(PeerId(2)).unwrap();
+        }
+        end(&mut raft);
+        assert_eq!(raft.role(), Role::Follower);
+        assert!(raft.has_ready());
+        let told = notices(&mut raft);
+        assert_eq!(told.reads_lost, [(ReadId(7), Refused::SteppedDown { term })]);
+        assert_eq!(told.stepped_down, Some(SteppedDown { term, unsettled: (commit, last) }));
+        let rejected = from(0, 0, Body::ReadIndexReject { id: ReadId(8), busy: false });
+        let rejected = Message { from: OWN, to: PeerId(2), ..rejected };
+        assert!(told.messages.contains(&rejected), "{:?}", told.messages);
+        told.transfers_ended
+    };
+    let by_role = [TransferEnded { target: PeerId(2), how: TransferEnd::SteppedDown }];
+    assert_eq!(check(true, &newer_term), by_role);
+    let timed_out = [TransferEnded { target: PeerId(2), how: TransferEnd::TimedOut }];
+    assert_eq!(check(true, &no_quorum), timed_out, "the transfer's time is over before the quorum's");
+    // Reads that wait for the first commit, too.
+    assert_eq!(check(false, &newer_term), []);
+    // Whoever did not lead has nothing to tell.
+    let mut raft = member(plain(), log_of(&[1], 0));
+    raft.campaign();
+    newer_term(&mut raft);
+    raft.step(from(3, 9, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    let told = notices(&mut raft);
+    assert_eq!((told.reads_lost.len(), told.stepped_down, told.transfers_ended.len()), (0, None, 0));
+}
+
+#[test]
+fn how_transfers_end() {
+    let ended = |target: u64, how| TransferEnded { target: PeerId(target), how };
+    let mut raft = settled_leader(plain());
+    raft.transfer_leader(PeerId(2)).unwrap();
+    raft.transfer_leader(PeerId(2)).unwrap();
+    raft.transfer_leader(OWN).unwrap();
+    assert_eq!(notices(&mut raft).transfers_ended, []);
+    raft.transfer_leader(PeerId(3)).unwrap();
+    assert_eq!(notices(&mut raft).transfers_ended, [ended(2, TransferEnd::Replaced)]);
+    (0..10).for_each(|_| raft.tick());
+    assert_eq!(notices(&mut raft).transfers_ended, [ended(3, TransferEnd::TimedOut)]);
+    (0..30).for_each(|_| raft.tick());
+    assert_eq!(notices(&mut raft).transfers_ended, [], "there was none");
+    raft.transfer_leader(PeerId(3)).unwrap();
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::Remove(PeerId(3)))).unwrap();
+    assert_eq!(notices(&mut raft).transfers_ended, [ended(3, TransferEnd::NotVoter)]);
+    assert_eq!(raft.role(), Role::Leader);
+    assert!(raft.propose(EntryKind::Normal, 1).is_ok());
+}
+
+#[test]
+fn a_read_that_is_not_taken_is_rejected_to_who_asked() {
+    let rejected = |raft: &mut Raft<MemLog>| {
+        let mut messages = Vec::new();
+        raft.take_messages(&mut messages);
+        messages.retain(|message| matches!(message.body, Body::ReadIndexReject { .. }));
+        messages.iter().map(|message| (message.to.0, message.term.0, message.body)).collect::<Vec<_>>()
+    };
+    let ask = |peer: u64, id: u64| from(peer, 0, Body::ReadIndex { id: ReadId(id) });
+    let no = |id: u64, busy: bool| Body::ReadIndexReject { id: ReadId(id), busy };
+    // Too many of them.
+    let mut raft = settled_leader(Config { read_count_max: 2, ..plain() });
+    raft.step(ask(2, 1), &[]).unwrap();
+    raft.read_index(ReadId(1)).unwrap();
+    let refused = Refused::TooManyReads { limit: 2 };
+    assert_eq!(raft.step(ask(3, 2), &[]), Err(StepError::ReadRefused { from: PeerId(3), refused }));
+    assert_eq!(rejected(&mut raft), [(3, 0, no(2, true))]);
+    // Those that wait for the first commit of a term count, too.
+    let mut raft = leader(Config { read_count_max: 2, ..plain() }, &[1]);
+    raft.step(ask(2, 1), &[]).unwrap();
+    raft.read_index(ReadId(1)).unwrap();
+    assert_eq!(raft.read_index(ReadId(2)), Err(refused));
+    raft.step(ask(2, 2), &[]).unwrap_err();
+    assert_eq!(rejected(&mut raft), [(2, 0, no(2, true))]);
+    // Not the leader; strangers are not answered.
+    let mut raft = member(plain(), log_of(&[], 0));
+    raft.step(ask(2, 1), &[]).unwrap_err();
+    raft.step(ask(9, 2), &[]).unwrap_err();
+    raft.step(from(3, 1, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    raft.step(ask(2, 3), &[]).unwrap_err();
+    assert_eq!(rejected(&mut raft), [(2, 0, no(1, false)), (2, 0, no(3, false))]);
+    // Nor does a stranger's word count.
+    let stranger = from(9, 0, no(3, false));
+    assert_eq!(raft.step(stranger, &[]), Err(StepError::UnknownPeer { from: PeerId(9) }));
 }
 
 #[test]

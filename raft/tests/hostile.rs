@@ -51,7 +51,7 @@ fn message(dice: &mut Dice, raft: &Raft<MemLog>) -> (Message, Vec<EntryMeta>) {
         _ => raft.term(),
     };
     let granted = dice.one_in(2);
-    let body = match dice.below(18) {
+    let body = match dice.below(19) {
         0..5 => {
             let prev = id(dice, raft);
             let mut one = EntryMeta { term: prev.term, ..EntryMeta::default() };
@@ -86,10 +86,12 @@ fn message(dice: &mut Dice, raft: &Raft<MemLog>) -> (Message, Vec<EntryMeta>) {
         13 => Body::Snapshot { at: id(dice, raft), payloads: payloads(dice, raft) },
         14 => Body::ReadIndex { id: ReadId(number(dice)) },
         15 => Body::ReadIndexReply { id: ReadId(number(dice)), index: index(dice, raft) },
-        16 => Body::TransferLeader { target: PeerId(number(dice)) },
+        16 => Body::ReadIndexReject { id: ReadId(number(dice)), busy: granted },
+        17 => Body::TransferLeader { target: PeerId(number(dice)) },
         _ => Body::TimeoutNow,
     };
-    let term = if matches!(body, Body::ReadIndex { .. }) && !dice.one_in(4) { Term::ZERO } else { term };
+    let timeless = matches!(body, Body::ReadIndex { .. } | Body::ReadIndexReject { .. });
+    let term = if timeless && !dice.one_in(4) { Term::ZERO } else { term };
     let to = if dice.one_in(30) { PeerId(number(dice)) } else { raft.id() };
     // Whoever speaks as us speaks through us: only the transport could let that in.
     let from = PeerId(2 + number(dice) % 4);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ringraft_raft::{
     Body, ConfChange, ConfChangeOp, ConfState, Config, EntryKind, Index, Message, Payloads, PeerId, Proposed, ReadId,
-    ReadPolicy, Ready, Storage, Transition,
+    ReadPolicy, Ready, SteppedDown, Storage, Transition,
 };
 use support::node::{Disk, Node, Packet, Payload};
 use support::script::{self, Directive};
@@ -327,6 +327,15 @@ fn show_ready(ready: &Ready, packets: &[Packet]) -> String {
     for read in &ready.reads {
         writeln!(text, "read {} at {}", read.id, read.index).unwrap();
     }
+    for (id, refused) in &ready.reads_lost {
+        writeln!(text, "read {id} is lost: {refused}").unwrap();
+    }
+    if let Some(SteppedDown { term, unsettled: (after, upto) }) = ready.stepped_down {
+        writeln!(text, "stepped down in term {term}, entries after {after} up to {upto} unsettled").unwrap();
+    }
+    for ended in &ready.transfers_ended {
+        writeln!(text, "transfer to {} ended: {:?}", ended.target, ended.how).unwrap();
+    }
     for packet in packets {
         writeln!(text, "send {}", show(packet)).unwrap();
     }
@@ -362,6 +371,7 @@ fn show_message(message: &Message) -> String {
         Body::Snapshot { at, payloads } => format!("Snapshot at={at}{}", stripped(*payloads)),
         Body::ReadIndex { id } => format!("ReadIndex {id}"),
         Body::ReadIndexReply { id, index } => format!("ReadIndexReply {id} index={index}"),
+        Body::ReadIndexReject { id, busy } => format!("ReadIndexReject {id}{}", if *busy { " busy" } else { "" }),
         Body::TransferLeader { target } => format!("TransferLeader {target}"),
         Body::TimeoutNow => "TimeoutNow".into(),
     };

@@ -218,11 +218,13 @@ pub enum ItemKind {
     TimeoutNow = 12,
     /// A proposal on its way to the leader: a payload.
     Proposal = 13,
+    /// [`Body::ReadIndexReject`]: id; flag: busy.
+    ReadIndexReject = 14,
 }
 
 impl ItemKind {
     /// All of them.
-    pub const ALL: [ItemKind; 13] = [
+    pub const ALL: [ItemKind; 14] = [
         ItemKind::AppendAck,
         ItemKind::AppendReject,
         ItemKind::Vote,
@@ -236,6 +238,7 @@ impl ItemKind {
         ItemKind::TransferLeader,
         ItemKind::TimeoutNow,
         ItemKind::Proposal,
+        ItemKind::ReadIndexReject,
     ];
 
     /// The kind with this number, if there is one.
@@ -250,13 +253,17 @@ impl ItemKind {
         match self {
             ItemKind::AppendReject => 3,
             ItemKind::Vote | ItemKind::PreVote | ItemKind::Heartbeat | ItemKind::ReadIndexReply => 2,
-            ItemKind::AppendAck | ItemKind::HeartbeatReply | ItemKind::ReadIndex | ItemKind::TransferLeader => 1,
+            ItemKind::AppendAck
+            | ItemKind::HeartbeatReply
+            | ItemKind::ReadIndex
+            | ItemKind::ReadIndexReject
+            | ItemKind::TransferLeader => 1,
             ItemKind::VoteReply | ItemKind::PreVoteReply | ItemKind::TimeoutNow | ItemKind::Proposal => 0,
         }
     }
 
     const fn has_flag(self) -> bool {
-        matches!(self, ItemKind::Vote | ItemKind::VoteReply | ItemKind::PreVoteReply)
+        matches!(self, ItemKind::Vote | ItemKind::VoteReply | ItemKind::PreVoteReply | ItemKind::ReadIndexReject)
     }
 }
 
@@ -310,6 +317,7 @@ fn parts(body: &Body) -> Option<(ItemKind, bool, [u64; WORDS_MAX])> {
         Body::HeartbeatReply { read } => (ItemKind::HeartbeatReply, false, [read, 0, 0]),
         Body::ReadIndex { id } => (ItemKind::ReadIndex, false, [id.0, 0, 0]),
         Body::ReadIndexReply { id, index } => (ItemKind::ReadIndexReply, false, [id.0, index.0, 0]),
+        Body::ReadIndexReject { id, busy } => (ItemKind::ReadIndexReject, busy, [id.0, 0, 0]),
         Body::TransferLeader { target } => (ItemKind::TransferLeader, false, [target.0, 0, 0]),
         Body::TimeoutNow => (ItemKind::TimeoutNow, false, [0; 3]),
         Body::Append { .. } | Body::Snapshot { .. } => return None,
@@ -329,6 +337,7 @@ fn body_of(kind: ItemKind, flag: bool, [a, b, c]: [u64; WORDS_MAX]) -> Option<Bo
         ItemKind::HeartbeatReply => Body::HeartbeatReply { read: a },
         ItemKind::ReadIndex => Body::ReadIndex { id: ReadId(a) },
         ItemKind::ReadIndexReply => Body::ReadIndexReply { id: ReadId(a), index: Index(b) },
+        ItemKind::ReadIndexReject => Body::ReadIndexReject { id: ReadId(a), busy: flag },
         ItemKind::TransferLeader => Body::TransferLeader { target: PeerId(a) },
         ItemKind::TimeoutNow => Body::TimeoutNow,
         ItemKind::Proposal => return None,
@@ -545,6 +554,8 @@ mod tests {
             Body::HeartbeatReply { read: 77 },
             Body::ReadIndex { id: ReadId(1) },
             Body::ReadIndexReply { id: ReadId(1), index: Index(4) },
+            Body::ReadIndexReject { id: ReadId(1), busy: true },
+            Body::ReadIndexReject { id: ReadId(2), busy: false },
             Body::TransferLeader { target: PeerId(3) },
             Body::TimeoutNow,
         ];
@@ -561,6 +572,7 @@ mod tests {
                 | Body::HeartbeatReply { .. }
                 | Body::ReadIndex { .. }
                 | Body::ReadIndexReply { .. }
+                | Body::ReadIndexReject { .. }
                 | Body::TransferLeader { .. }
                 | Body::TimeoutNow => {}
             }
@@ -608,7 +620,7 @@ mod tests {
     fn one_meaning_has_one_encoding() {
         let mut item = BytesMut::new();
         put_message(&mut item, GroupId(1), Term(5), &Body::AppendAck { index: Index(1) });
-        for (at, value) in [(9, 1), (9, 2), (10, 1), (11, 1), (12, 8), (8, 0), (8, 14), (8, 255)] {
+        for (at, value) in [(9, 1), (9, 2), (10, 1), (11, 1), (12, 8), (8, 0), (8, 15), (8, 255)] {
             let mut bad = item.to_vec();
             bad[at] = value;
             assert!(Items::new(&bad, 1).next().unwrap().is_err(), "byte {at} = {value}");

@@ -15,8 +15,8 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use ringraft_raft::record::{self, GroupSeed, PAYLOAD_MAX, Record, RecordError, Records};
 use ringraft_raft::{
-    Body, ConfChange, ConfChangeOp, ConfState, EntryId, EntryKind, EntryMeta, Index, Message, PeerId, ReadId, Term,
-    Transition,
+    Body, ConfChange, ConfChangeOp, ConfState, EntryId, EntryKind, EntryMeta, Index, Message, Payloads, PeerId, ReadId,
+    Term, Transition,
 };
 
 use super::raftpb::{self, CAMPAIGN_TRANSFER, ConfChangeTransition, ConfChangeType, EntryType, MessageType};
@@ -68,7 +68,7 @@ pub fn decode(message: raftpb::Message) -> Result<Inbound, DialectError> {
             if at.index == Index::ZERO {
                 return Err(DialectError::EmptySnapshot);
             }
-            let message = said(Body::Snapshot { at });
+            let message = said(Body::Snapshot { at, payloads: Payloads::All });
             let (conf, data) = (conf_state(&metadata.conf_state), data.unwrap_or_default());
             return Ok(Inbound::Snapshot { message, at, conf, data });
         }
@@ -115,7 +115,7 @@ fn decode_append(message: raftpb::Message) -> Result<Inbound, DialectError> {
         last = Index(entry.index);
         metas.push(meta(entry)?);
     }
-    let body = Body::Append { prev, last, commit: Index(message.commit) };
+    let body = Body::Append { prev, last, commit: Index(message.commit), payloads: Payloads::All };
     let said = Message { from: PeerId(message.from), to: PeerId(message.to), term: Term(message.term), body };
     Ok(Inbound::Message { message: said, metas, entries: message.entries })
 }
@@ -171,18 +171,20 @@ fn entry_type(kind: EntryKind) -> EntryType {
     }
 }
 
-/// A message of ours as etcd says it, with the entries that an append names.
+/// A message of ours as etcd says it, with the entries that an append names. `None` if etcd has no word for it: a read
+/// that is given up is not told to who asked, who asks again in time.
 ///
 /// # Panics
 /// If it is a snapshot, which takes more than a message; or if the entries are not as many as the append names.
 #[must_use]
-pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> raftpb::Message {
+pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> Option<raftpb::Message> {
     let Message { from, to, term, body } = *message;
     let mut out = raftpb::Message { to: to.0, from: from.0, term: term.0, ..raftpb::Message::default() };
     let mut named = 0;
     let mut about = |id: EntryId| (out.log_term, out.index) = (id.term.0, id.index.0);
     let kind = match body {
-        Body::Append { prev, last, commit } => {
+        // etcd knows no witnesses, so nothing is ever stripped for one.
+        Body::Append { prev, last, commit, payloads: _ } => {
             about(prev);
             named = last.0 - prev.index.0;
             (out.commit, out.entries) = (commit.0, entries);
@@ -230,6 +232,7 @@ pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> raftpb::Message
             (out.index, out.entries) = (index.0, vec![read_entry(id)]);
             MessageType::ReadIndexResp
         }
+        Body::ReadIndexReject { .. } => return None,
         Body::TransferLeader { target } => {
             out.from = target.0;
             MessageType::TransferLeader
@@ -241,7 +244,7 @@ pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> raftpb::Message
         assert_eq!(out.entries.len() as u64, named, "entries are those that the append names");
     }
     out.r#type = kind.into();
-    out
+    Some(out)
 }
 
 /// A proposal of ours, from one member to its leader.
@@ -286,6 +289,7 @@ pub fn conf_state(conf: &raftpb::ConfState) -> ConfState {
         learners: list(&conf.learners),
         learners_next: list(&conf.learners_next),
         auto_leave: conf.auto_leave,
+        witnesses: Vec::new(),
     }
 }
 

@@ -25,7 +25,7 @@ pub fn name(body: &Body) -> &'static str {
         Body::HeartbeatReply { .. } => "MsgHeartbeatResp",
         Body::Snapshot { .. } => "MsgSnap",
         Body::ReadIndex { .. } => "MsgReadIndex",
-        Body::ReadIndexReply { .. } => "MsgReadIndexResp",
+        Body::ReadIndexReply { .. } | Body::ReadIndexReject { .. } => "MsgReadIndexResp",
         Body::TransferLeader { .. } => "MsgTransferLeader",
         Body::TimeoutNow => "MsgTimeoutNow",
     }

@@ -136,6 +136,7 @@ impl Node {
                 msg.log = index(at);
                 msg.entries = vec![self.read(id)];
             }
+            Body::ReadIndexReject { .. } => unreachable!("etcd says nothing"),
             Body::TransferLeader { target } => msg.from = target.0,
         }
         msg

@@ -2,7 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use ringraft_raft::{Body, ConfChange, ConfChangeOp, EntryId, EntryKind, Index, Message, PeerId, ReadId, Term};
+use ringraft_raft::{
+    Body, ConfChange, ConfChangeOp, EntryId, EntryKind, Index, Message, Payloads, PeerId, ReadId, Term,
+};
 
 use super::super::appends::{AppendReader, AppendWriter};
 use super::super::dialect::{self, Inbound};
@@ -41,7 +43,7 @@ fn check(name: &str, want: Message) {
     let read = messages::decode(hex(name), &Limits::default()).unwrap();
     let got = dialect::decode(read).unwrap();
     assert_eq!(got, Inbound::Message { message: want, metas: vec![], entries: vec![] }, "{name}");
-    same(name, &messages::body(&dialect::encode(&want, vec![])));
+    same(name, &messages::body(&dialect::encode(&want, vec![]).expect("a word of etcd")));
 }
 
 #[test]
@@ -95,7 +97,12 @@ fn snapshot() {
     assert_eq!(body, b"database"[..]);
 
     let Inbound::Snapshot { message, at, conf, data } = dialect::decode(read).unwrap() else { panic!("a snapshot") };
-    let want = Message { from: PeerId(1), to: PeerId(2), term: Term(5), body: Body::Snapshot { at: id(10, 5) } };
+    let want = Message {
+        from: PeerId(1),
+        to: PeerId(2),
+        term: Term(5),
+        body: Body::Snapshot { at: id(10, 5), payloads: Payloads::All },
+    };
     assert_eq!((message, at, &data[..]), (want, id(10, 5), &b"{}"[..]));
     assert_eq!((conf.voters, conf.learners), (vec![PeerId(1)], vec![PeerId(2)]));
 }
@@ -117,7 +124,7 @@ fn link_heartbeats() {
 fn appends_of_one_connection() {
     let (mut writer, mut reader) = (AppendWriter::default(), AppendReader::new(REMOTE, LOCAL, Limits::default()));
     let append = |prev: EntryId, last: u64, commit: u64| {
-        let body = Body::Append { prev, last: Index(last), commit: Index(commit) };
+        let body = Body::Append { prev, last: Index(last), commit: Index(commit), payloads: Payloads::All };
         Message { from: PeerId(REMOTE), to: PeerId(LOCAL), term: Term(5), body }
     };
     for (name, want, entries) in [
@@ -126,7 +133,7 @@ fn appends_of_one_connection() {
         ("the one after it", append(id(10, 5), 10, 10), vec![]),
     ] {
         let mut bytes = BytesMut::new();
-        writer.put(&dialect::encode(&want, entries.clone()), &mut bytes);
+        writer.put(&dialect::encode(&want, entries.clone()).expect("a word of etcd"), &mut bytes);
         same(name, &bytes);
         let read = reader.take(&mut bytes).unwrap().unwrap();
         let Inbound::Message { message, metas, entries: got } = dialect::decode(read).unwrap() else {
