@@ -19,15 +19,6 @@ use crate::read_only::ReadRequest;
 use crate::storage::Storage;
 use crate::types::{PeerId, ReadId};
 
-/// The lease of a leader.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Lease {
-    /// When the latest round was begun that a quorum has confirmed, in ticks since the start.
-    pub(crate) from: Option<u64>,
-    /// Whether somebody was told to take over in this term.
-    pub(crate) broken: bool,
-}
-
 impl<S: Storage> Raft<S> {
     /// Whether reads trust leases, and we follow rules under which they may.
     pub(crate) fn trusts_leases(&self) -> bool {
@@ -36,22 +27,21 @@ impl<S: Storage> Raft<S> {
 
     /// Whether nobody else can have been elected until now.
     pub(crate) fn holds_lease(&self) -> bool {
-        let election = u64::from(self.config.election_ticks);
-        // A tick that we count may have been about to come when we asked, and clocks drift: a tenth of the timeout.
-        let ticks = election - 1 - election / 10;
-        self.trusts_leases() && !self.lease.broken && self.lease.from.is_some_and(|from| self.now < from + ticks)
+        self.trusts_leases() && !self.lease_broken && self.now < self.lease_until
     }
 
     /// A round of heartbeats begins.
     pub(crate) fn renew_lease(&mut self) {
-        if self.trusts_leases() && !self.lease.broken {
+        if self.trusts_leases() && !self.lease_broken {
             self.wait_for_quorum(ReadRequest { from: PeerId::ZERO, id: ReadId::ZERO });
         }
     }
 
     /// A quorum has confirmed what was asked for then.
     pub(crate) fn extend_lease(&mut self, asked: u64) {
-        self.lease.from = self.lease.from.max(Some(asked));
+        let election = u64::from(self.config.election_ticks);
+        // A tick that we count may have been about to come when we asked, and clocks drift: a tenth of the timeout.
+        self.lease_until = self.lease_until.max(asked + election - 1 - election / 10);
     }
 
     /// Whether we may have given a lease before we started, and forgotten it.

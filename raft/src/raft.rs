@@ -4,7 +4,6 @@ use crate::confchange::{ConfChange, ConfChangeError, Draft};
 use crate::config::{Compat, Config, PRIORITY_MAX, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::event::{Event, Observed, Observer, TransferEvent};
-use crate::lease::Lease;
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
 use crate::progress::{ProgressState, Wanted};
@@ -26,6 +25,8 @@ pub struct Raft<S> {
     pub(crate) tracker: Tracker,
     pub(crate) term: Term,
     pub(crate) vote: PeerId,
+    /// The newest term that is known to be durable.
+    pub(crate) durable_term: Term,
     pub(crate) role: Role,
     pub(crate) lead: PeerId,
     /// Ticks since the leader was heard of, or since our own last check of the quorum.
@@ -39,7 +40,10 @@ pub struct Raft<S> {
     pub(crate) stalled_ticks: u32,
     /// Ticks since the start, or since an election timeout before it if there is no past in which anything was promised.
     pub(crate) now: u64,
-    pub(crate) lease: Lease,
+    /// Until when we may trust that nobody else leads; 0: we may not.
+    pub(crate) lease_until: u64,
+    /// Whether somebody was told to take over in this term.
+    pub(crate) lease_broken: bool,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -134,6 +138,7 @@ impl<S: Storage> Raft<S> {
             tracker,
             term: hard.term,
             vote: hard.vote,
+            durable_term: hard.term,
             role: Role::Follower,
             lead: PeerId::ZERO,
             election_elapsed: 0,
@@ -142,7 +147,8 @@ impl<S: Storage> Raft<S> {
             lets_others_first: false,
             stalled_ticks: 0,
             now: if hard.term == Term::ZERO { config.election_ticks.into() } else { 0 },
-            lease: Lease::default(),
+            lease_until: 0,
+            lease_broken: false,
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -393,6 +399,7 @@ impl<S: Storage> Raft<S> {
     /// applied all the same, or what they took of `apply_size_max` is never given back.)
     pub fn synced(&mut self, ticket: SyncTicket) {
         let durable = self.durable_index();
+        self.durable_term = self.durable_term.max(ticket.term);
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
         // from the unstable tail would let what lies in between shine through. Some later ticket covers it.
         if ticket.last.index == Index::ZERO {
@@ -727,7 +734,8 @@ impl<S: Storage> Raft<S> {
         // With etcd what waits for a first commit of ours waits on, whoever leads in between.
         let keep_deferred = self.etcd();
         self.reads.reset(keep_deferred);
-        self.lease = Lease::default();
+        self.lease_until = 0;
+        self.lease_broken = false;
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, lead: PeerId) {
@@ -803,7 +811,7 @@ impl<S: Storage> Raft<S> {
             }
         }
         // Who gave us a lease may be no quorum of this membership.
-        self.lease.from = None;
+        self.lease_until = 0;
         // A smaller quorum may have reached more; if not, new members shall at least be probed.
         if !self.advance_commit() {
             for at in 0..self.tracker.count() {
