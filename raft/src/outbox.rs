@@ -110,9 +110,11 @@ impl<S: Storage> Raft<S> {
         let message = Message { from: self.config.id, to, term, body };
         let waits = match body {
             _ if to == self.config.id => true,
-            // What is durable already can be acknowledged at once, and a refusal promises nothing. (etcd lets every
-            // answer about the log and to a vote wait, and merges none.)
-            Body::AppendAck { index } => index > self.durable_index() || self.etcd(),
+            // What is durable already can be acknowledged at once, and a refusal promises nothing. But a member that
+            // forgets the term it acknowledged in could let an older leader replace what it acknowledged. (etcd lets
+            // every answer about the log and to a vote wait, and merges none.)
+            Body::AppendAck { index: Index::ZERO } => self.etcd(),
+            Body::AppendAck { index } => index > self.durable_index() || self.term > self.durable_term || self.etcd(),
             // A candidate that asks, crashes before its term is durable, and starts again with a shorter log would ask
             // in the same term once more, and be elected by the answers to its first question. (etcd asks at once.)
             Body::Vote { .. } => !self.etcd(),

@@ -26,6 +26,8 @@ pub struct Raft<S> {
     pub(crate) tracker: Tracker,
     pub(crate) term: Term,
     pub(crate) vote: PeerId,
+    /// The newest term that is known to be durable.
+    pub(crate) durable_term: Term,
     pub(crate) role: Role,
     pub(crate) lead: PeerId,
     /// Ticks since the leader was heard of, or since our own last check of the quorum.
@@ -147,6 +149,7 @@ impl<S: Storage> Raft<S> {
             tracker,
             term: hard.term,
             vote: hard.vote,
+            durable_term: hard.term,
             role: Role::Follower,
             lead: PeerId::ZERO,
             election_elapsed: 0,
@@ -421,6 +424,7 @@ impl<S: Storage> Raft<S> {
     /// applied all the same, or what they took of `apply_size_max` is never given back.)
     pub fn synced(&mut self, ticket: SyncTicket) {
         let durable = self.durable_index();
+        self.durable_term = self.durable_term.max(ticket.term);
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
         // from the unstable tail would let what lies in between shine through. Some later ticket covers it.
         if ticket.last.index == Index::ZERO {

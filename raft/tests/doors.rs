@@ -633,8 +633,8 @@ fn a_short_append_does_not_vouch_for_our_longer_tail() {
     let mut raft = member(plain(), log_of(&[1, 1, 1, 1], 0));
     let append = Body::Append { prev: id(1, 1), last: Index(2), commit: Index(4), payloads: Payloads::All };
     raft.step(from(2, 2, append), &[meta(1)]).unwrap();
-    let (now, _) = turn(&mut raft);
-    assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::AppendAck { index: Index(2) }]);
+    let (_, later) = turn(&mut raft);
+    assert_eq!(later.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::AppendAck { index: Index(2) }]);
     assert_eq!(raft.commit(), Index(2), "and commits no more than what it names");
 }
 
@@ -709,6 +709,31 @@ fn leases_answer_at_once_while_they_hold() {
     assert_eq!((raft.role(), raft.status().transferee), (Role::Leader, PeerId::ZERO), "given up");
     raft.read_index(ReadId(6)).unwrap();
     assert_eq!(reads(&mut raft), (0, Some(13)));
+}
+
+/// What is durable is acknowledged at once, but not in a term that is not.
+#[test]
+fn acknowledgements_wait_for_their_term() {
+    let mut raft = member(plain(), log_of(&[1, 1], 2));
+    let append = |index| Body::Append {
+        prev: EntryId { term: Term(1), index: Index(index) },
+        last: Index(index),
+        commit: Index(0),
+        payloads: Payloads::All,
+    };
+    let acks = |messages: &[Message]| messages.iter().filter(|one| matches!(one.body, Body::AppendAck { .. })).count();
+    raft.step(from(2, 1, append(2)), &[]).unwrap();
+    let (at_once, later) = turn(&mut raft);
+    assert_eq!((acks(&at_once), acks(&later)), (1, 0));
+    // The first lies behind the commit index, the second is the last entry.
+    for (term, index) in [(5, 1), (6, 2)] {
+        raft.step(from(2, term, append(index)), &[]).unwrap();
+        let (at_once, later) = turn(&mut raft);
+        assert_eq!((acks(&at_once), acks(&later)), (0, 1), "in term {term}");
+        raft.step(from(2, term, append(index)), &[]).unwrap();
+        let (at_once, later) = turn(&mut raft);
+        assert_eq!((acks(&at_once), acks(&later)), (1, 0), "in term {term}, which is durable now");
+    }
 }
 
 /// A member that starts again may have given a lease.

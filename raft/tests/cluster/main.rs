@@ -138,6 +138,49 @@ fn a_snapshot_overtakes_what_is_to_be_applied() {
     }
 }
 
+/// Why `World::restart` treats candidates by etcd's rules with care: they ask before their term is durable, are elected
+/// by the others alone, and after a crash are elected once more in the same term, with another log. Ours ask later.
+#[test]
+fn by_the_rules_of_etcd_one_can_lead_twice_in_a_term() {
+    let led = |compat: Compat| {
+        let config = |id| Config { pre_vote: false, check_quorum: false, compat, ..Config::new(PeerId(id)) };
+        let mut nodes: Vec<Node> = (1..=3).map(|id| Node::new(config(id), Disk::new(voters(3)), false)).collect();
+        let mut led = Vec::new();
+        // The first time both others vote, and 2 gets what the leader appends; the second time 3 votes alone.
+        for hear in [[1, 2].as_slice(), &[2]] {
+            let mut questions = Vec::new();
+            nodes[0].raft.campaign();
+            nodes[0].take_ready(&mut questions);
+            if hear == [2] {
+                nodes[0].finish_write(&mut questions);
+            }
+            let mut answers = Vec::new();
+            for packet in questions.iter().filter(|packet| hear.contains(&place(packet.message.to))) {
+                let voter = &mut nodes[place(packet.message.to)];
+                voter.step(packet).unwrap();
+                voter.take_ready(&mut answers);
+                voter.finish_write(&mut answers);
+            }
+            answers.iter().for_each(|answer| nodes[0].step(answer).unwrap());
+            if nodes[0].raft.role() == Role::Leader {
+                led.push(nodes[0].raft.term());
+            }
+            let mut appends = Vec::new();
+            nodes[0].take_ready(&mut appends);
+            appends
+                .iter()
+                .filter(|append| place(append.message.to) == 1)
+                .for_each(|append| nodes[1].step(append).unwrap());
+            if hear == [1, 2] {
+                nodes[0].restart();
+            }
+        }
+        led
+    };
+    assert_eq!(led(Compat::Etcd { async_storage_writes: true }), [Term(1), Term(1)]);
+    assert_eq!(led(Compat::Off), [Term(1)], "nobody is asked before the write");
+}
+
 #[test]
 fn members_that_stay() {
     fuzz(10_000, 800, Spice::Nothing);

@@ -171,20 +171,20 @@ fn entry_type(kind: EntryKind) -> EntryType {
     }
 }
 
-/// A message of ours as etcd says it, with the entries that an append names.
+/// A message of ours as etcd says it, with the entries that an append names. `None` if etcd has no word for it: a read
+/// that is given up is not told to who asked, who asks again in time.
 ///
 /// # Panics
-/// If it is a snapshot, which takes more than a message; if the entries are not as many as the append names; or if it is
-/// for a witness.
+/// If it is a snapshot, which takes more than a message; or if the entries are not as many as the append names.
 #[must_use]
-pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> raftpb::Message {
+pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> Option<raftpb::Message> {
     let Message { from, to, term, body } = *message;
     let mut out = raftpb::Message { to: to.0, from: from.0, term: term.0, ..raftpb::Message::default() };
     let mut named = 0;
     let mut about = |id: EntryId| (out.log_term, out.index) = (id.term.0, id.index.0);
     let kind = match body {
-        Body::Append { prev, last, commit, payloads } => {
-            assert!(payloads == Payloads::All, "etcd has no witnesses");
+        // etcd knows no witnesses, so nothing is ever stripped for one.
+        Body::Append { prev, last, commit, payloads: _ } => {
             about(prev);
             named = last.0 - prev.index.0;
             (out.commit, out.entries) = (commit.0, entries);
@@ -232,8 +232,7 @@ pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> raftpb::Message
             (out.index, out.entries) = (index.0, vec![read_entry(id)]);
             MessageType::ReadIndexResp
         }
-        // An answer that answers nothing: etcd ignores it, and asks again when its patience ends.
-        Body::ReadIndexReject { .. } => MessageType::ReadIndexResp,
+        Body::ReadIndexReject { .. } => return None,
         Body::TransferLeader { target } => {
             out.from = target.0;
             MessageType::TransferLeader
@@ -245,7 +244,7 @@ pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> raftpb::Message
         assert_eq!(out.entries.len() as u64, named, "entries are those that the append names");
     }
     out.r#type = kind.into();
-    out
+    Some(out)
 }
 
 /// A proposal of ours, from one member to its leader.
@@ -289,8 +288,8 @@ pub fn conf_state(conf: &raftpb::ConfState) -> ConfState {
         voters_outgoing: list(&conf.voters_outgoing),
         learners: list(&conf.learners),
         learners_next: list(&conf.learners_next),
-        witnesses: Vec::new(),
         auto_leave: conf.auto_leave,
+        witnesses: Vec::new(),
     }
 }
 

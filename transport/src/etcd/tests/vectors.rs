@@ -43,7 +43,7 @@ fn check(name: &str, want: Message) {
     let read = messages::decode(hex(name), &Limits::default()).unwrap();
     let got = dialect::decode(read).unwrap();
     assert_eq!(got, Inbound::Message { message: want, metas: vec![], entries: vec![] }, "{name}");
-    same(name, &messages::body(&dialect::encode(&want, vec![])));
+    same(name, &messages::body(&dialect::encode(&want, vec![]).expect("a word of etcd")));
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn appends_of_one_connection() {
         ("the one after it", append(id(10, 5), 10, 10), vec![]),
     ] {
         let mut bytes = BytesMut::new();
-        writer.put(&dialect::encode(&want, entries.clone()), &mut bytes);
+        writer.put(&dialect::encode(&want, entries.clone()).expect("a word of etcd"), &mut bytes);
         same(name, &bytes);
         let read = reader.take(&mut bytes).unwrap().unwrap();
         let Inbound::Message { message, metas, entries: got } = dialect::decode(read).unwrap() else {
