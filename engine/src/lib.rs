@@ -12,6 +12,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "raft-rs")]
+pub mod adapters;
 pub mod blocking;
 mod config;
 mod engine;

@@ -503,7 +503,9 @@ fn snapshots_are_saved_installed_and_replaced() {
     group.compact(Index(2)).unwrap();
     assert_eq!(group.save_snapshot(Index(3), conf(3), ["three"]).unwrap(), id(1, 3));
     assert_eq!(files(), ["000000000000000a-0000000000000003-0000000000000001.snap"]);
-    let old = group.install_snapshot(id(1, 3), conf(1), HardState::default(), ["x"]);
+    let old = group.save_snapshot(Index(2), conf(1), ["x"]);
+    assert!(matches!(old, Err(LogError::SnapshotOutOfDate { .. })));
+    let old = group.install_snapshot(id(1, 1), conf(1), HardState::default(), ["x"]);
     assert!(matches!(old, Err(LogError::SnapshotOutOfDate { .. })));
     drop((group, log));
 

@@ -127,7 +127,7 @@ impl<I: Io> Driver<I> {
             let open = !self.requests.is_empty() || self.queue.take(&mut self.requests);
             self.serve()?;
             if !open && self.is_idle() {
-                return self.attest_at_last();
+                return self.finish();
             }
             self.engine.submit(&mut self.io);
             self.release();
@@ -270,6 +270,10 @@ impl<I: Io> Driver<I> {
                 engine.stats().last_batch
             }
             Change::Reset(base) => engine.reset(log, base)?,
+            Change::Commit(commit) => {
+                engine.note_commit(log, commit);
+                engine.durable()
+            }
             Change::Conf(conf) => {
                 let before = (log.snapshot, log.conf.clone(), log.unsaid.snapshot);
                 (log.conf, log.unsaid.snapshot) = (conf, true);
@@ -345,12 +349,26 @@ impl<I: Io> Driver<I> {
         self.requests.is_empty() && self.waiting.is_empty() && self.jobs.is_empty()
     }
 
-    /// Before the log is closed: a damaged last batch can then be told from a torn one.
-    fn attest_at_last(&mut self) -> Result<(), LogError> {
+    /// Before the log is closed: what was only noted is written, and attested, so that a damaged last batch can be told
+    /// from a torn one.
+    fn finish(&mut self) -> Result<(), LogError> {
+        for log in self.logs.iter_mut().filter(|log| log.unsaid.commit) {
+            let end = log.last_index();
+            match self.engine.append(log, Write { entries: (end, end), ..Write::default() }) {
+                // Nobody was promised that it is written.
+                Ok(_) | Err(EngineError::Busy { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.wait_for_all()?;
         self.engine.attest();
-        self.engine.submit(&mut self.io);
+        self.wait_for_all()
+    }
+
+    fn wait_for_all(&mut self) -> Result<(), LogError> {
         let mut completions = Vec::new();
-        while self.engine.durable() < self.engine.stats().last_batch {
+        self.engine.submit(&mut self.io);
+        while self.engine.durable() < self.engine.stats().last_batch || self.engine.stats().inflight > 0 {
             self.turn(None, &mut completions)?;
             self.engine.submit(&mut self.io);
         }

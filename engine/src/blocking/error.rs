@@ -28,12 +28,12 @@ pub enum LogError {
     /// There is no such entry.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The snapshot is not newer than the one there is. Nothing was taken.
-    #[error("snapshot {found} is not newer than {latest}")]
+    /// The snapshot is older than what there is. Nothing was taken.
+    #[error("snapshot {found} is older than {latest}")]
     SnapshotOutOfDate {
         /// The one offered.
         found: ringraft_raft::EntryId,
-        /// The latest there is.
+        /// The latest one, or where the log begins.
         latest: ringraft_raft::EntryId,
     },
     /// A snapshot file is not as it was written.

@@ -216,6 +216,23 @@ impl Group {
         self.write(&Write { hard_state: Some(hard_state), entries: &[] }).map(drop)
     }
 
+    /// Raises the commit index (up to the last index): here at once, on the disk with whatever this group writes next, or
+    /// when the log is closed. After a crash it may be an older one.
+    ///
+    /// # Errors
+    /// Why the log has ended.
+    pub fn note_commit(&self, commit: Index) -> Result<(), LogError> {
+        let place = self.log.queue().reserve(0)?;
+        let mut view = self.view();
+        let commit = commit.min(view.last);
+        if commit > view.hard.commit {
+            view.hard.commit = commit;
+            let (slot, last) = (self.inner.slot, view.last);
+            place.push(Request::Change { slot, change: Change::Commit(commit), last, reply: Reply::call(|_| {}) });
+        }
+        Ok(())
+    }
+
     /// Makes a membership durable: the one that [`State::conf`] has after a restart.
     ///
     /// # Errors
@@ -328,7 +345,7 @@ impl Group {
     // ---- snapshots ----
 
     /// Writes a snapshot of the state up to the entry `upto` of this log, as a file in pieces, and names it; durable when
-    /// it returns. An older snapshot file is removed. The entries stay: see [`Group::compact`].
+    /// it returns. The file of the snapshot before is removed. The entries stay: see [`Group::compact`].
     ///
     /// # Errors
     /// [`LogError::SnapshotOutOfDate`], [`LogError::Storage`] if `upto` is not in the log, [`LogError::File`],
@@ -345,6 +362,7 @@ impl Group {
         check_members(&conf);
         let _one = self.inner.snapshots.lock().expect("no holder panics");
         let id = EntryId { index: upto, term: self.term(upto)? };
+        self.newer_than(self.view().snapshot, id)?;
         let older = self.write_snapshot(id, &conf, pieces)?;
         let change = |view: &mut View| {
             view.snapshot = Some(id);
@@ -360,7 +378,7 @@ impl Group {
     /// begins behind `id`, the commit index is at least there. Durable when it returns.
     ///
     /// # Errors
-    /// [`LogError::SnapshotOutOfDate`], [`LogError::File`], [`LogError::Engine`].
+    /// [`LogError::SnapshotOutOfDate`] if the log begins behind it, [`LogError::File`], [`LogError::Engine`].
     ///
     /// # Panics
     /// If `conf` names more than [`MEMBERS_MAX`] members.
@@ -373,6 +391,7 @@ impl Group {
     ) -> Result<(), LogError> {
         check_members(&conf);
         let _one = self.inner.snapshots.lock().expect("no holder panics");
+        self.newer_than(Some(self.view().base), id)?;
         let older = self.write_snapshot(id, &conf, pieces)?;
         let change = |view: &mut View| {
             view.snapshot = Some(id);
@@ -407,10 +426,6 @@ impl Group {
         conf: &ConfState,
         pieces: impl IntoIterator<Item = P>,
     ) -> Result<Option<PathBuf>, LogError> {
-        let latest = self.view().snapshot;
-        if let Some(latest) = latest.filter(|latest| id.index <= latest.index) {
-            return Err(LogError::SnapshotOutOfDate { found: id, latest });
-        }
         let to = self.snapshot_path(id);
         let aside = to.with_extension("new");
         let name = SnapshotName { group: self.inner.id, id };
@@ -425,7 +440,15 @@ impl Group {
         let (offset, bytes) = (writer.file_bytes(), writer.finish());
         self.job(&aside, Job::WriteAside { path: aside.clone(), offset, bytes })?;
         self.job(&to, Job::Commit { from: aside, to: to.clone() })?;
-        Ok(latest.map(|latest| self.snapshot_path(latest)))
+        let older = self.view().snapshot.filter(|older| *older != id);
+        Ok(older.map(|older| self.snapshot_path(older)))
+    }
+
+    fn newer_than(&self, latest: Option<EntryId>, found: EntryId) -> Result<(), LogError> {
+        match latest.filter(|latest| found.index < latest.index) {
+            Some(latest) => Err(LogError::SnapshotOutOfDate { found, latest }),
+            None => Ok(()),
+        }
     }
 
     fn remove_snapshot(&self, path: Option<PathBuf>) -> Result<(), LogError> {
@@ -456,6 +479,12 @@ impl Group {
             Ok(place) => self.put_write(&mut self.view(), place, write, reply),
             Err(error) => reply.send(Err(error)),
         }
+    }
+
+    /// Whether a write would be taken.
+    #[cfg(feature = "raft-rs")]
+    pub(crate) fn check(&self, write: &Write<'_>) -> Result<(), crate::StageError> {
+        self.view().check(write.entries, self.log.config().record_bytes_max)
     }
 
     /// With the view locked, so that requests stand in the queue in the order in which they were checked.

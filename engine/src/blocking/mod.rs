@@ -33,7 +33,7 @@ use ringraft_raft::{ConfState, GroupId};
 
 use self::driver::Driver;
 use self::group::Inner;
-use self::pending::Reply;
+pub(crate) use self::pending::Reply;
 use self::queue::{Queue, Request};
 use crate::engine::{RecoveryReport, Stats};
 

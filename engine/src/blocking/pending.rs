@@ -25,6 +25,14 @@ struct State<T> {
 }
 
 impl<T> Pending<T> {
+    /// One that is there already.
+    #[cfg(feature = "raft-rs")]
+    pub(crate) fn done(result: Result<T, LogError>) -> Pending<T> {
+        let (reply, pending) = Reply::pending();
+        reply.send(result);
+        pending
+    }
+
     /// Waits for the result.
     ///
     /// # Errors
@@ -68,7 +76,7 @@ impl<T> std::fmt::Debug for Pending<T> {
 }
 
 /// Whom to tell. One that is dropped untold tells of a panic: nobody waits for ever.
-pub(super) struct Reply<T> {
+pub(crate) struct Reply<T> {
     to: Option<To<T>>,
 }
 
@@ -78,7 +86,7 @@ enum To<T> {
 }
 
 impl<T> Reply<T> {
-    pub(super) fn pending() -> (Reply<T>, Pending<T>) {
+    pub(crate) fn pending() -> (Reply<T>, Pending<T>) {
         let slot = Slot { state: Mutex::new(State { result: None, waker: None }), filled: Condvar::new() };
         let slot = Arc::new(slot);
         (Reply { to: Some(To::Slot(slot.clone())) }, Pending { slot })
@@ -88,7 +96,7 @@ impl<T> Reply<T> {
         Reply { to: Some(To::Call(Box::new(then))) }
     }
 
-    pub(super) fn send(mut self, result: Result<T, LogError>) {
+    pub(crate) fn send(mut self, result: Result<T, LogError>) {
         self.give(result);
     }
 

@@ -71,6 +71,8 @@ pub(super) enum Change {
     /// Forget all entries; the log begins behind this one.
     Reset(EntryId),
     Conf(ConfState),
+    /// The commit index is this; no need to hurry.
+    Commit(Index),
     /// The latest snapshot, made of this log.
     Snapshot(EntryId, ConfState),
     /// A snapshot in place of the log.
