@@ -4,6 +4,7 @@ use crate::confchange::{ConfChange, ConfChangeError, Draft};
 use crate::config::{Compat, Config, PRIORITY_MAX, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::event::{Event, Observed, Observer, TransferEvent};
+use crate::inflights::Inflights;
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
 use crate::progress::{ProgressState, Wanted};
@@ -100,6 +101,11 @@ pub struct Lost {
     pub last: Index,
 }
 
+/// The window of a new member.
+fn window(config: &Config) -> Inflights {
+    Inflights::new(config.inflight_count_max, config.inflight_size_max)
+}
+
 impl<S: Storage> Raft<S> {
     /// A member that (re)starts from what its log says.
     ///
@@ -135,8 +141,8 @@ impl<S: Storage> Raft<S> {
         if draft.members.iter().any(|(id, _)| *id == config.id) && draft.conf.is_witness(config.id) != config.witness {
             return Err(OpenError::Witness { configured: config.witness });
         }
-        let mut tracker = Tracker::new(config.inflight_count_max, config.inflight_size_max);
-        tracker.install(draft, last.index);
+        let mut tracker = Tracker::default();
+        tracker.install(draft, last.index, &window(&config));
         let given_hard = HardState { commit: log.committed, ..hard };
         let mut raft = Raft {
             log,
@@ -847,7 +853,7 @@ impl<S: Storage> Raft<S> {
     // Memberships.
 
     fn install(&mut self, draft: Draft) {
-        self.tracker.install(draft, self.log.last_index());
+        self.tracker.install(draft, self.log.last_index(), &window(&self.config));
         self.tell_of(|raft, say| say(Event::Configured(&raft.tracker.conf)));
         if self.role != Role::Leader {
             return;

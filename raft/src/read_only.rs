@@ -40,7 +40,7 @@ impl ReadOnly {
         self.confirmed = 0;
     }
 
-    /// Takes out some read, in whatever state: whoever asked must ask again.
+    /// Takes out some read that somebody waits for, in whatever state: who asked must ask again.
     pub(crate) fn give_up(&mut self) -> Option<ReadRequest> {
         let queues = self.queues.as_mut()?;
         while let Some((request, ..)) = queues.waiting.pop_front() {

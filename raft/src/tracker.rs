@@ -7,33 +7,24 @@ use crate::quorum::{self, VoteResult};
 use crate::types::{ConfState, Index, PeerId};
 
 /// A membership with a [`Progress`] for everybody in it, ourselves included.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tracker {
     pub(crate) conf: ConfState,
     /// Sorted by id.
     peers: Vec<(PeerId, Progress)>,
-    inflight_count_max: usize,
-    inflight_size_max: u64,
 }
 
 impl Tracker {
-    /// Nobody.
-    #[must_use]
-    pub fn new(inflight_count_max: usize, inflight_size_max: u64) -> Tracker {
-        Tracker { conf: ConfState::default(), peers: Vec::new(), inflight_count_max, inflight_size_max }
-    }
-
-    /// Takes a changed membership; `last` is our last index. New members count as active, so that the next check of
-    /// the quorum gives them time.
-    pub fn install(&mut self, draft: Draft, last: Index) {
+    /// Takes a changed membership; `last` is our last index, and an empty `window` that of new members. They count as
+    /// active, so that the next check of the quorum gives them time.
+    pub fn install(&mut self, draft: Draft, last: Index, window: &Inflights) {
         let count = draft.members.len();
         let mut before = std::mem::replace(&mut self.peers, Vec::with_capacity(count)).into_iter().peekable();
         for (id, new) in draft.members {
             while before.next_if(|(other, _)| *other < id).is_some() {}
             let known = before.next_if(|(other, _)| *other == id).filter(|_| !new);
             let (_, mut progress) = known.unwrap_or_else(|| {
-                let inflights = Inflights::new(self.inflight_count_max, self.inflight_size_max);
-                let mut progress = Progress::new(last.max(Index(1)), inflights);
+                let mut progress = Progress::new(last.max(Index(1)), window.clone());
                 progress.recently_active = true;
                 (id, progress)
             });

@@ -71,11 +71,11 @@ impl Scene {
             witnesses: list("witnesses"),
             ..ConfState::default()
         };
-        let disk = Disk::new(conf);
+        let disk = Disk::new(conf.clone());
         for _ in 0..count {
             let id = PeerId(self.nodes.len() as u64 + 1);
             let flag = |key: &str, default: bool| directive.value(key).unwrap_or(default);
-            let witness = disk.log.conf.is_witness(id) || flag("witness", false);
+            let witness = conf.is_witness(id) || flag("witness", false);
             let read_policy = if flag("lease", false) { ReadPolicy::Lease } else { ReadPolicy::Quorum };
             let mut config = Config {
                 election_ticks: 3,
