@@ -268,7 +268,6 @@ impl Uring {
                 return Ok(true);
             }
             if now >= end {
-                self.spin.miss();
                 return Ok(false);
             }
             std::hint::spin_loop();
@@ -278,6 +277,7 @@ impl Uring {
     /// Submits, and waits if nothing is there yet.
     fn submit_and_wait(&mut self, wait_until: Option<Time>, patient: bool) -> io::Result<()> {
         let mut patient = patient && !self.signal().is_raised() && !self.ring.has_completions();
+        let begin = sys::clock();
         if patient && self.spin(wait_until)? {
             patient = false;
         }
@@ -286,6 +286,7 @@ impl Uring {
         if patient && timeout.is_none_or(|timeout| !timeout.is_zero()) && self.signal().park() {
             let result = self.ring.enter(1, timeout);
             self.signal().unpark();
+            self.spin.missed(sys::clock().since(begin));
             result
         } else if self.ring.wants_enter() {
             self.ring.enter(0, None)
