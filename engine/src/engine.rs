@@ -494,7 +494,7 @@ impl Engine {
         if !log.unsaid.snapshot {
             return Ok(());
         }
-        let grown = 16 + 8 * section::members(&log.conf);
+        let grown = 24 + 8 * log.conf.names();
         if (self.checkpoint_bytes + grown) as u64 > self.config.checkpoint_bytes_max() {
             return Err(EngineError::TooManyGroups { groups: self.groups.len() });
         }

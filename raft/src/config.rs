@@ -24,6 +24,10 @@ pub struct Config {
     /// votes alone (one per member and term, none for a log that is behind), and these hold at any timing; leases are
     /// those of `election_ticks`, which stay what they are. With etcd's rules it has no effect.
     pub priority: u8,
+    /// Whether this member's log keeps no payloads ([`crate::witness`]). A property of the log for all its life: a member
+    /// that shall be something else starts anew with an empty one. The membership says the same of us, or we take no
+    /// part.
+    pub witness: bool,
     /// Seed of the election timeouts.
     pub seed: u64,
     /// Restart only: entries up to here are not handed out again.
@@ -36,7 +40,8 @@ pub struct Config {
     pub uncommitted_size_max: u64,
     /// Most append messages in flight to one follower; at least 1.
     pub inflight_count_max: usize,
-    /// Most bytes in flight to one follower (one message may overshoot); at least `message_size_max`.
+    /// Most bytes in flight to one follower (one message may overshoot); at least `message_size_max`. 4 GiB and more: any
+    /// number.
     pub inflight_size_max: u64,
     /// Whether a leader steps down that hears from no quorum for an election timeout (thesis 6.2).
     pub check_quorum: bool,
@@ -63,7 +68,9 @@ pub enum ReadPolicy {
     /// By a round of heartbeats to a quorum.
     #[default]
     Quorum,
-    /// By trusting that clocks drift less than the lease leaves room for; needs `check_quorum`.
+    /// By a lease that rounds of heartbeats renew; without one, as [`ReadPolicy::Quorum`]. Trusts that no two clocks drift
+    /// apart by more than a tenth in an election timeout, and that every member has this policy and the same
+    /// `election_ticks`; needs `check_quorum`.
     Lease,
 }
 
@@ -96,6 +103,7 @@ impl Config {
             heartbeat_ticks: 1,
             election_ticks: 10,
             priority: PRIORITY_MAX,
+            witness: false,
             seed: id.0,
             applied: Index::ZERO,
             message_size_max: 1 << 20,

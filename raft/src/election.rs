@@ -8,22 +8,35 @@ use crate::storage::Storage;
 use crate::types::{EntryId, PeerId, Role, Term};
 
 impl<S: Storage> Raft<S> {
-    /// Whether this member may be elected: a voter whose log is not being replaced.
+    /// Whether this member may be elected: a voter with payloads whose log is not being replaced.
     pub(crate) fn is_promotable(&self) -> bool {
-        let voter = self.tracker.get(self.config.id).is_some_and(|own| !own.learner);
-        voter && self.log.unstable.snapshot.is_none()
+        let voter = self.tracker.get(self.config.id).is_some_and(|own| !own.learner && !own.witness);
+        voter && !self.config.witness && self.log.unstable.snapshot.is_none()
     }
 
-    /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, and while a committed
-    /// change of membership is not applied: the election would count the wrong votes.
+    /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, while a committed
+    /// change of membership is not applied (the election would count the wrong votes), and while a leader may count on
+    /// the lease that we gave it.
     pub fn campaign(&mut self) {
+        if self.trusts_leases() && self.in_lease() && self.role != Role::Leader {
+            self.tell(Event::ElectionRefused(NoElection::Lease));
+        } else {
+            self.campaign_if_able();
+        }
+    }
+
+    pub(crate) fn campaign_if_able(&mut self) {
         if self.may_campaign() {
-            self.tell(Event::ElectionStarts);
-            if self.config.pre_vote {
-                self.ask_for_pre_votes();
-            } else {
-                self.ask_for_votes(false);
-            }
+            self.start_campaign();
+        }
+    }
+
+    fn start_campaign(&mut self) {
+        self.tell(Event::ElectionStarts);
+        if self.config.pre_vote {
+            self.ask_for_pre_votes();
+        } else {
+            self.ask_for_votes(false);
         }
     }
 
@@ -90,6 +103,22 @@ impl<S: Storage> Raft<S> {
         }
         // A granted pre-vote is about the term asked for, a refusal tells ours.
         self.send_in(if granted { term } else { self.term }, from, body);
+        if last < self.log.last_id() && self.may_stand_in_for(from) {
+            self.start_campaign();
+        }
+    }
+
+    /// Whether a member without a vote must stand for election in place of a voter that asks it. It has lost its vote
+    /// by a change that this voter does not know to be committed, and still counts on our vote; we cannot give it, for
+    /// our log reaches farther. If the voter cannot do without us, nobody else can ever be elected. Those who have a
+    /// vote by the newer membership elect us, learn from us what is committed, and can do without us then. (The thesis,
+    /// 4.2.2, lets who is removed stand as well. With etcd such a group stays without a leader.)
+    fn may_stand_in_for(&self, voter: PeerId) -> bool {
+        let own = self.config.id;
+        let outside = self.lead == PeerId::ZERO && self.role != Role::Leader && !self.tracker.is_voter(own);
+        let able =
+            !self.config.witness && self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change();
+        outside && self.tracker.is_voter(voter) && able && self.term.0 < NUMBER_MAX && !self.etcd()
     }
 
     /// Counts an answer to what we ask as `asking`.

@@ -9,8 +9,9 @@ use crate::types::Index;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inflights {
     window: Option<Box<Window>>,
-    count_max: usize,
-    size_max: u64,
+    // Every member of every group has these: small numbers will do.
+    count_max: u32,
+    size_max: u32,
 }
 
 /// What is in flight: the last index and the size of each append.
@@ -22,10 +23,11 @@ struct Window {
 
 impl Inflights {
     /// An empty window of at most `count_max` messages, and of `size_max` bytes, which one message may overshoot
-    /// (0: any number of bytes).
+    /// (0, or 4 GiB and more: any number of bytes).
     #[must_use]
     pub fn new(count_max: usize, size_max: u64) -> Inflights {
-        Inflights { window: None, count_max, size_max }
+        let count_max = u32::try_from(count_max).unwrap_or(u32::MAX);
+        Inflights { window: None, count_max, size_max: u32::try_from(size_max).unwrap_or(0) }
     }
 
     /// Messages in flight.
@@ -43,7 +45,7 @@ impl Inflights {
     /// Whether nothing more may be sent.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.count() >= self.count_max || (self.size_max != 0 && self.size() >= self.size_max)
+        self.count() >= self.count_max as usize || (self.size_max != 0 && self.size() >= u64::from(self.size_max))
     }
 
     /// Notes an append whose last entry is `last`.

@@ -58,8 +58,9 @@
 //!
 //! Where our rules differ from those of etcd's raft, [`Config::compat`] gives etcd's, so that recordings of it replay
 //! byte for byte (`tests/traces.rs`): every message when it is asked for, not merged with others; every answer after a
-//! sync; no hand-over before a leader goes; refused changes of membership as empty entries; snapshots that do not name us ignored; lost tails not mended;
-//! reads of a lone voter, and under a lease, at once. What etcd logs comes as [`Event`]s, if [`Raft::observe`] gave a
+//! sync; no hand-over before a leader goes; nobody who stands in for voters that count on a vote which is gone; refused
+//! changes of membership as empty entries; snapshots that do not name us ignored; lost tails not mended; reads of a lone
+//! voter, and under a lease, at once. What etcd logs comes as [`Event`]s, if [`Raft::observe`] gave a
 //! listener; without one no event is even made.
 #![forbid(unsafe_code)]
 
@@ -70,6 +71,7 @@ pub mod error;
 pub mod event;
 mod handover;
 pub mod inflights;
+mod lease;
 mod log;
 pub mod message;
 mod outbox;
@@ -86,12 +88,13 @@ mod tick;
 pub mod tracker;
 pub mod types;
 mod unstable;
+pub mod witness;
 
 pub use confchange::{ConfChange, ConfChangeError, ConfChangeOp, Transition};
 pub use config::{Compat, Config, ConfigError, PRIORITY_MAX, ReadPolicy};
 pub use error::{OpenError, Refused, StepError};
 pub use event::{Event, Observer};
-pub use message::{Body, Message};
+pub use message::{Body, Message, Payloads};
 pub use progress::{Progress, ProgressState};
 pub use raft::{Lost, Proposed, Raft, Stepped};
 pub use ready::{AfterSync, Append, ReadState, Ready, SyncTicket};

@@ -129,6 +129,25 @@ impl<S: Storage> RaftLog<S> {
         Ok((end, size))
     }
 
+    /// As [`RaftLog::limit`], by the sizes of stripped records, and no farther than `upto`.
+    pub(crate) fn limit_stripped(
+        &self,
+        after: Index,
+        upto: Index,
+        size_max: u64,
+    ) -> Result<(Index, u64), StorageError> {
+        let (mut end, mut size) = (after, 0_u64);
+        while end < upto {
+            let more = self.meta(end.next())?.stripped().encoded_size();
+            if end > after && size.saturating_add(more) > size_max {
+                break;
+            }
+            end = end.next();
+            size += more;
+        }
+        Ok((end, size))
+    }
+
     /// Payload bytes of the entries after `after` up to `upto`.
     pub(crate) fn payload_size(&self, after: Index, upto: Index) -> u64 {
         let size = |index| self.meta(Index(index)).map_or(0, |meta| u64::from(meta.size));
@@ -396,6 +415,29 @@ mod tests {
         check(0, u64::MAX, 6);
         check(5, 64, 6);
         check(6, 64, 6);
+    }
+
+    #[test]
+    fn runs_within_a_budget_of_stripped_records() {
+        // Entries of 24 bytes, but for number 4, a change of membership of 40.
+        let mut log = log(id(1, 1), &[1, 1], &[1, 1, 1]);
+        let change = EntryMeta { term: Term(1), kind: EntryKind::ConfChange, size: 10 };
+        log.append(Index(4), &[change, meta(1), meta(1)]);
+        let check = |after: u64, upto: u64, size_max: u64, expected: (u64, u64)| {
+            let found = log.limit_stripped(Index(after), Index(upto), size_max);
+            assert_eq!(found, Ok((Index(expected.0), expected.1)), "{after} to {upto} within {size_max}");
+        };
+        check(1, 6, 0, (2, 24));
+        check(1, 6, 47, (2, 24));
+        check(1, 6, 48, (3, 48));
+        check(1, 6, 87, (3, 48));
+        check(1, 6, 88, (4, 88));
+        check(1, 3, 88, (3, 48));
+        check(1, 6, u64::MAX, (6, 136));
+        check(3, 6, 0, (4, 40));
+        check(4, 4, 100, (4, 0));
+        check(5, 4, 100, (5, 0));
+        assert!(matches!(log.limit_stripped(Index(0), Index(6), 100), Err(StorageError::Compacted { .. })));
     }
 
     #[test]

@@ -15,6 +15,18 @@ pub struct Message {
     pub body: Body,
 }
 
+/// Which payloads travel beside a message. A witness is sent few of them and takes no others, and nobody else takes
+/// so few: whoever sends what the message does not say is refused by the receiver's core.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Payloads {
+    /// All: entries with their payloads, snapshots with the state.
+    #[default]
+    All,
+    /// Only those of changes of membership: all other entries as [stripped records](crate::record::strip), snapshots as
+    /// position and membership alone. The receiver is a [witness](crate::witness).
+    Stripped,
+}
+
 /// What a message says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
@@ -27,6 +39,8 @@ pub enum Body {
         last: Index,
         /// The leader's commit index.
         commit: Index,
+        /// What of the entries is to be sent.
+        payloads: Payloads,
     },
     /// Follower: everything up to `index` matches the leader's log *and is durable*.
     AppendAck {
@@ -79,6 +93,8 @@ pub enum Body {
     Snapshot {
         /// Last entry that the snapshot covers.
         at: EntryId,
+        /// What of the snapshot is to be sent.
+        payloads: Payloads,
     },
     /// Follower, for a client: may a read at this moment be served? (thesis 6.4)
     ReadIndex {

@@ -91,6 +91,7 @@ impl<S: Storage> Raft<S> {
 
     /// Queues a message: where it waits for a sync if it promises something that is not durable.
     pub(crate) fn send_in(&mut self, term: Term, to: PeerId, body: Body) {
+        self.lease_broken |= body == Body::TimeoutNow;
         let message = Message { from: self.config.id, to, term, body };
         let waits = match body {
             _ if to == self.config.id => true,

@@ -46,6 +46,8 @@ pub struct Progress {
     pub flow_paused: bool,
     /// Whether it has no vote.
     pub learner: bool,
+    /// Whether its log keeps no payloads.
+    pub witness: bool,
     /// Its [`Config::priority`](crate::Config::priority), as far as we were told
     /// ([`Raft::set_peer_priority`](crate::Raft::set_peer_priority)).
     pub priority: u8,
@@ -70,6 +72,7 @@ impl Progress {
             recently_active: false,
             flow_paused: false,
             learner: false,
+            witness: false,
             priority: PRIORITY_MAX,
             inflights,
             vote: None,

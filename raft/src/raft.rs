@@ -36,6 +36,12 @@ pub struct Raft<S> {
     pub(crate) lets_others_first: bool,
     /// Ticks for which entries have waited for our disk, without any of them becoming durable.
     pub(crate) stalled_ticks: u32,
+    /// Ticks since the start, or since an election timeout before it if there is no past in which anything was promised.
+    pub(crate) now: u64,
+    /// When the lease ends, on the same clock; 0: there is none.
+    pub(crate) lease_until: u64,
+    /// Whether somebody was told to take over in this term, which ends leases in it.
+    pub(crate) lease_broken: bool,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -43,7 +49,7 @@ pub struct Raft<S> {
     pub(crate) pending_conf_index: Index,
     pub(crate) uncommitted_size: u64,
     /// Losses seen, ours and those of peers.
-    pub(crate) losses: u64,
+    pub(crate) losses: u32,
     pub(crate) reads: ReadOnly,
     pub(crate) messages: Vec<Message>,
     pub(crate) after_sync: Vec<Message>,
@@ -122,8 +128,12 @@ impl<S: Storage> Raft<S> {
             log.applying = applied;
             log.applied = applied;
         }
+        let draft = Draft::restore(&conf)?;
+        if draft.members.iter().any(|(id, _)| *id == config.id) && draft.conf.is_witness(config.id) != config.witness {
+            return Err(OpenError::Witness { configured: config.witness });
+        }
         let mut tracker = Tracker::new(config.inflight_count_max, config.inflight_size_max);
-        tracker.install(Draft::restore(&conf)?, last.index);
+        tracker.install(draft, last.index);
         let given_hard = HardState { commit: log.committed, ..hard };
         let mut raft = Raft {
             log,
@@ -137,6 +147,9 @@ impl<S: Storage> Raft<S> {
             election_timeout: 0,
             lets_others_first: false,
             stalled_ticks: 0,
+            now: if hard.term == Term::ZERO { config.election_ticks.into() } else { 0 },
+            lease_until: 0,
+            lease_broken: false,
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -162,7 +175,7 @@ impl<S: Storage> Raft<S> {
 
     /// Tells `observer` of everything that happens from now on. Meant for tests and for the curious: see [`Event`].
     pub fn observe(&mut self, observer: Observer) {
-        self.observer.0 = Some(observer);
+        self.observer.0 = Some(Box::new(observer));
     }
 
     /// Tells the observer, if there is one.
@@ -236,7 +249,7 @@ impl<S: Storage> Raft<S> {
         if changes_conf {
             self.pending_conf_index = id.index;
         }
-        self.broadcast_append();
+        self.broadcast_entries();
         Ok(Proposed::Appended(id))
     }
 
@@ -285,7 +298,12 @@ impl<S: Storage> Raft<S> {
         match (self.tracker.is_joint(), leaves) {
             (true, false) => Err(Refused::MustLeaveJoint),
             (false, true) => Err(Refused::NotJoint),
-            _ => Ok(()),
+            // etcd finds out when it applies the change.
+            _ if self.etcd() => Ok(()),
+            _ => match Draft::change(&self.tracker.conf, change) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Refused::ConfChange { error }),
+            },
         }
     }
 
@@ -355,9 +373,10 @@ impl<S: Storage> Raft<S> {
     pub fn step_snapshot(&mut self, message: Message, at: EntryId, conf: &ConfState) -> Result<bool, StepError> {
         let from = message.from;
         self.check_address(&message)?;
-        if !matches!(message.body, Body::Snapshot { .. }) {
+        let Body::Snapshot { payloads, .. } = message.body else {
             return Err(StepError::Malformed { from, what: "not a snapshot" });
-        }
+        };
+        self.check_payloads(from, payloads, &[])?;
         if at.index.0 > NUMBER_MAX || at.term > message.term && message.term != Term::ZERO {
             return Err(StepError::Malformed { from, what: "a snapshot from the future" });
         }
@@ -383,7 +402,8 @@ impl<S: Storage> Raft<S> {
     }
 
     /// The write of this ticket, and every write before it, is durable. If it installs a snapshot, the state machine
-    /// goes on from there: entries handed out before are applied no more.
+    /// goes on from there: entries handed out before are applied no more. (With etcd's rules the shell reports them as
+    /// applied all the same, or what they took of `apply_size_max` is never given back.)
     pub fn synced(&mut self, ticket: SyncTicket) {
         let durable = self.durable_index();
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
@@ -395,6 +415,7 @@ impl<S: Storage> Raft<S> {
                 self.tell_of_strange_sync(ticket.last);
             }
             self.log.unstable.stable_to(ticket.last);
+            self.want_witnesses();
         } else {
             self.tell(Event::OlderSync { term: ticket.term });
         }
@@ -485,6 +506,9 @@ impl<S: Storage> Raft<S> {
             self.tell(Event::NoProgress(target));
             return Err(Refused::NotVoter { target });
         };
+        if self.tracker.at(at).witness {
+            return Err(Refused::Witness { peer: target });
+        }
         if !self.tracker.is_voter(target) {
             self.tell(Event::Transfer(target, TransferEvent::ToLearner));
             return Err(Refused::NotVoter { target });
@@ -594,7 +618,7 @@ impl<S: Storage> Raft<S> {
         if from == self.config.id && !to_ourselves {
             return Err(StepError::Forged);
         }
-        let Body::Append { prev, last, .. } = message.body else {
+        let Body::Append { prev, last, payloads, .. } = message.body else {
             return if entries.is_empty() { Ok(()) } else { malformed("entries beside a message without") };
         };
         if prev.index.0 > NUMBER_MAX || last.0 != prev.index.0 + entries.len() as u64 {
@@ -610,7 +634,7 @@ impl<S: Storage> Raft<S> {
         if term > message.term {
             return malformed("an entry from a future term");
         }
-        Ok(())
+        self.check_payloads(from, payloads, entries)
     }
 
     /// The gate of terms: whether the message goes on to its handler. A newer term makes us its follower; an older one
@@ -637,7 +661,7 @@ impl<S: Storage> Raft<S> {
         }
         let lead = match body {
             Body::Vote { transfer: false, last } | Body::PreVote { last } if self.in_lease() => {
-                let ticks_left = self.config.election_ticks - self.election_elapsed;
+                let ticks_left = self.config.election_ticks.saturating_sub(self.election_elapsed);
                 let pre = matches!(body, Body::PreVote { .. });
                 self.tell(Event::LeaseHeld { from, pre, last, ticks_left });
                 return false;
@@ -676,8 +700,9 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Whether the leader was heard of so recently that nobody else shall be elected (thesis 4.2.3).
-    fn in_lease(&self) -> bool {
-        self.config.check_quorum && self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks
+    pub(crate) fn in_lease(&self) -> bool {
+        let heard = self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks;
+        self.config.check_quorum && (heard || self.may_have_given_lease())
     }
 
     /// A sign of life of the leader of our term.
@@ -719,6 +744,7 @@ impl<S: Storage> Raft<S> {
         // With etcd what waits for a first commit of ours waits on, whoever leads in between.
         let keep_deferred = self.etcd();
         self.reads.reset(keep_deferred);
+        (self.lease_until, self.lease_broken) = (0, false);
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, lead: PeerId) {
@@ -793,6 +819,8 @@ impl<S: Storage> Raft<S> {
                 return;
             }
         }
+        // Who gave us a lease may be no quorum of this membership.
+        self.lease_until = 0;
         // A smaller quorum may have reached more; if not, new members shall at least be probed.
         if !self.advance_commit() {
             for at in 0..self.tracker.count() {
@@ -800,6 +828,10 @@ impl<S: Storage> Raft<S> {
                     self.want(at, Wanted::Entries);
                 }
             }
+        }
+        // It may also have confirmed more reads, and nobody may be left to confirm any.
+        if !self.etcd() {
+            self.release_reads();
         }
         if self.transferee != PeerId::ZERO && !self.tracker.is_voter(self.transferee) {
             self.transferee = PeerId::ZERO;
@@ -816,7 +848,7 @@ impl<S: Storage> Raft<S> {
             self.tell_of(|raft, say| say(Event::JointKept(&raft.tracker.conf, raft.transferee)));
         } else {
             self.pending_conf_index = self.append_own(EntryKind::ConfChangeV2, 0).index;
-            self.broadcast_append();
+            self.broadcast_entries();
             self.tell_of(|raft, say| say(Event::JointLeaving(&raft.tracker.conf)));
         }
     }

@@ -65,6 +65,16 @@ pub fn encode(seed: GroupSeed, id: EntryId, kind: EntryKind, parts: &[&[u8]], ou
     out.put_bytes(0, encoded_len(len) - HEADER - len);
 }
 
+/// Appends the record as a [witness](crate::witness) gets it: a change of membership whole, anything else without its
+/// payload. It is a record like others, with a checksum of its own; [`EntryMeta::stripped`] says its size. What is not a
+/// change of membership need not be read for that: index and term make it, as `encode(seed, id, Normal, &[], out)`.
+pub fn strip(seed: GroupSeed, record: &Record<'_>, out: &mut BytesMut) {
+    match record.kind {
+        EntryKind::Normal => encode(seed, record.id, record.kind, &[], out),
+        EntryKind::ConfChange | EntryKind::ConfChangeV2 => out.put_slice(record.bytes()),
+    }
+}
+
 fn word(len: usize, kind: EntryKind) -> u32 {
     u32::try_from(len).expect("bounded by PAYLOAD_MAX") | (kind as u32) << 28
 }
@@ -191,6 +201,30 @@ mod tests {
         assert!(records.iter().all(|record| record.verify(seed) && record.bytes().len().is_multiple_of(8)));
         assert_eq!(records[3].payload, [0xa5; 12]);
         assert!(!records[0].verify(GroupSeed::of(GroupId(4))), "another group's seed must not verify");
+    }
+
+    #[test]
+    fn stripped_records_are_records() {
+        let (seed, mut run) = sample();
+        let kinds = [EntryKind::ConfChange, EntryKind::ConfChangeV2, EntryKind::Normal];
+        for (index, kind) in (5..).zip(kinds) {
+            encode(seed, EntryId { term: Term(3), index: Index(index) }, kind, &[&[7; 19]], &mut run);
+        }
+        let whole: Vec<_> = Records::new(&run).map(Result::unwrap).collect();
+        let mut out = BytesMut::new();
+        whole.iter().for_each(|record| strip(seed, record, &mut out));
+        let stripped: Vec<_> = Records::new(&out).map(Result::unwrap).collect();
+        assert_eq!(stripped.len(), whole.len());
+        for (was, is) in whole.iter().zip(&stripped) {
+            assert!(is.verify(seed));
+            assert_eq!((is.id, is.meta(), is.bytes().len() as u64), {
+                (was.id, was.meta().stripped(), was.meta().stripped().encoded_size())
+            });
+            assert_eq!(is.payload, if was.kind == EntryKind::Normal { &[][..] } else { was.payload });
+        }
+        let mut again = BytesMut::new();
+        stripped.iter().for_each(|record| strip(seed, record, &mut again));
+        assert_eq!(out, again, "nothing more to strip");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::raft::{Lost, Raft, Stepped};
 use crate::read_only::ReadRequest;
 use crate::storage::Storage;
 use crate::types::{EntryId, EntryKind, EntryMeta, Index, PeerId, Role, Term};
+use crate::witness::payloads_for;
 
 impl<S: Storage> Raft<S> {
     // The leader: appending.
@@ -31,6 +32,15 @@ impl<S: Storage> Raft<S> {
         Ok(())
     }
 
+    /// Asks for new entries to be sent to everybody else; to witnesses it is done again when they are durable.
+    pub(crate) fn broadcast_entries(&mut self) {
+        for at in 0..self.tracker.count() {
+            if self.tracker.id(at) != self.config.id {
+                self.want(at, if self.tracker.at(at).witness { Wanted::Entries } else { Wanted::Append });
+            }
+        }
+    }
+
     /// Asks for an append to everybody else.
     pub(crate) fn broadcast_append(&mut self) {
         for at in 0..self.tracker.count() {
@@ -49,8 +59,14 @@ impl<S: Storage> Raft<S> {
         }
         let index = progress.next.prev();
         let full = progress.state == ProgressState::Replicate && progress.inflights.is_full();
+        let witness = progress.witness;
         let Ok(term) = self.log.term(index) else { return self.send_snapshot(at) };
-        let room = if full { Ok((index, 0)) } else { self.log.limit(index, self.config.message_size_max) };
+        let size_max = self.config.message_size_max;
+        let room = match witness {
+            _ if full => Ok((index, 0)),
+            true => self.log.limit_stripped(index, self.witness_may_have(), size_max),
+            false => self.log.limit(index, size_max),
+        };
         let Ok((last, size)) = room else { return self.send_snapshot(at) };
         if last == index && !even_if_empty {
             return false;
@@ -59,7 +75,7 @@ impl<S: Storage> Raft<S> {
         let size = if self.etcd() { self.log.payload_size(index, last) } else { size };
         let commit = self.log.committed;
         let to = self.tracker.id(at);
-        self.send(to, Body::Append { prev: EntryId { term, index }, last, commit });
+        self.send(to, Body::Append { prev: EntryId { term, index }, last, commit, payloads: payloads_for(witness) });
         self.tracker.at_mut(at).sent(last, size, commit);
         true
     }
@@ -82,7 +98,8 @@ impl<S: Storage> Raft<S> {
         });
         self.tracker.at_mut(at).become_snapshot(snapshot.index);
         self.tell_of(|raft, say| say(Event::SnapshotAwaited(to, raft.tracker.at(at))));
-        self.send(to, Body::Snapshot { at: snapshot });
+        let payloads = payloads_for(self.tracker.at(at).witness);
+        self.send(to, Body::Snapshot { at: snapshot, payloads });
         true
     }
 
@@ -128,6 +145,7 @@ impl<S: Storage> Raft<S> {
             }
             ProgressState::Snapshot => {}
         }
+        self.want_witnesses();
         let committed = self.log.committed;
         let wants_commit = self.tracker.at(at).can_bump_commit(committed);
         if index > committed && self.advance_commit() {
@@ -162,7 +180,7 @@ impl<S: Storage> Raft<S> {
             // this one has lost entries that it had acknowledged, or the message was overtaken by a later one.
             let lost = Lost { peer: from, acked: progress.matched, last: hint.index };
             progress.lose(index);
-            self.losses += 1;
+            self.losses = self.losses.saturating_add(1);
             self.tell(Event::Lost(lost));
             self.want(at, Wanted::Append);
             return Some(lost);
@@ -180,7 +198,7 @@ impl<S: Storage> Raft<S> {
 
     pub(crate) fn handle_heartbeat_reply(&mut self, from: PeerId, read: u64) {
         let Some(at) = self.tracker.find(from).filter(|_| self.role == Role::Leader) else { return };
-        let last = self.log.last_index();
+        let last = if self.tracker.at(at).witness { self.witness_may_have() } else { self.log.last_index() };
         let progress = self.tracker.at_mut(at);
         progress.recently_active = true;
         progress.flow_paused = false;
@@ -299,7 +317,7 @@ impl<S: Storage> Raft<S> {
         let hint = self.log.last_id();
         if commit > hint.index {
             self.send(from, Body::AppendReject { rejected: commit, hint });
-            self.losses += 1;
+            self.losses = self.losses.saturating_add(1);
             let lost = Lost { peer: self.config.id, acked: commit, last: hint.index };
             self.tell(Event::Lost(lost));
             return Some(lost);
@@ -312,6 +330,9 @@ impl<S: Storage> Raft<S> {
 
     /// A read, ours or another member's.
     pub(crate) fn take_read(&mut self, request: ReadRequest) -> Result<(), Refused> {
+        if self.config.witness {
+            return Err(Refused::Witness { peer: self.config.id });
+        }
         if self.role != Role::Leader {
             // Passed on once only: a member that is asked, but does not lead, says nothing.
             return match self.lead {
@@ -339,25 +360,37 @@ impl<S: Storage> Raft<S> {
 
     fn take_confirmable_read(&mut self, request: ReadRequest) {
         let index = self.log.committed;
-        // Whoever is told to take over does not wait for the lease. (etcd trusts it all the same.)
-        let kept = self.transferee == PeerId::ZERO || self.etcd();
-        let leased = self.config.read_policy == ReadPolicy::Lease && kept;
+        // With etcd a leader that is trusted is so until it steps down.
+        let leased = self.holds_lease() || self.etcd() && self.config.read_policy == ReadPolicy::Lease;
         if leased || self.tracker.is_alone(self.config.id) {
             self.answer_read(request, index);
-            return;
+        } else {
+            self.wait_for_quorum(request);
         }
-        self.reads.wait(request, index);
+    }
+
+    /// A read that a round of heartbeats must confirm, with the commit index of now.
+    pub(crate) fn wait_for_quorum(&mut self, request: ReadRequest) {
+        self.reads.wait(request, self.log.committed, self.now);
         let token = self.reads.token();
         if let Some(own) = self.tracker.get_mut(self.config.id) {
             own.read_acked = token;
         }
+        // In a joint membership a lone voter is alone all the same, and nobody else will answer.
+        if !self.etcd() {
+            self.release_reads();
+        }
         self.want_heartbeat();
     }
 
-    fn release_reads(&mut self) {
+    /// Answers the reads that a quorum has confirmed.
+    pub(crate) fn release_reads(&mut self) {
         let reached = self.tracker.read_acked();
-        while let Some((request, index)) = self.reads.pop_confirmed(reached) {
-            self.answer_read(request, index);
+        while let Some((request, index, asked)) = self.reads.pop_confirmed(reached) {
+            self.extend_lease(asked);
+            if request.from != PeerId::ZERO {
+                self.answer_read(request, index);
+            }
         }
     }
 }

@@ -49,7 +49,7 @@ impl<S: Storage> Raft<S> {
             applied: self.log.applied,
             durable: self.durable_index(),
             transferee: self.transferee,
-            losses: self.losses,
+            losses: self.losses.into(),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::types::{PeerId, Role};
 impl<S: Storage> Raft<S> {
     /// Time passes. How much a tick is, only the shell knows.
     pub fn tick(&mut self) {
+        self.now += 1;
         self.count_stall(1);
         match self.role {
             Role::Leader => self.tick_leader(),
@@ -73,6 +74,7 @@ impl<S: Storage> Raft<S> {
 
     /// As that many ticks at which nothing is due.
     fn skip(&mut self, ticks: u32) {
+        self.now += u64::from(ticks);
         self.count_stall(ticks);
         let wrap = |elapsed: u32, period: u32| {
             let sum = u64::from(elapsed) + u64::from(ticks);
@@ -102,7 +104,7 @@ impl<S: Storage> Raft<S> {
             self.election_elapsed = 0;
             // Others could elect us without our own vote, and would get a leader whose disk hangs.
             if !self.is_stalled() {
-                self.campaign();
+                self.campaign_if_able();
             }
         }
     }
@@ -131,6 +133,7 @@ impl<S: Storage> Raft<S> {
         if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
             if self.has_peers() {
+                self.renew_lease();
                 self.want_heartbeat();
             }
         }

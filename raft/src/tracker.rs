@@ -38,13 +38,11 @@ impl Tracker {
                 (id, progress)
             });
             progress.learner = contains(&draft.conf.learners, id);
+            progress.witness = draft.conf.is_witness(id);
             self.peers.push((id, progress));
         }
         self.conf = draft.conf;
-        let conf = &mut self.conf;
-        for list in [&mut conf.voters, &mut conf.voters_outgoing, &mut conf.learners, &mut conf.learners_next] {
-            list.shrink_to_fit();
-        }
+        self.conf.lists_mut().into_iter().for_each(Vec::shrink_to_fit);
     }
 
     /// Gives back memory that is not in use.
@@ -103,6 +101,11 @@ impl Tracker {
         self.peers.iter_mut().map(|(id, progress)| (*id, progress))
     }
 
+    /// Whether some voters keep no payloads.
+    pub(crate) fn has_witnesses(&self) -> bool {
+        !self.conf.witnesses.is_empty()
+    }
+
     /// Whether it votes in either half.
     pub(crate) fn is_voter(&self, id: PeerId) -> bool {
         contains(&self.conf.voters, id) || contains(&self.conf.voters_outgoing, id)
@@ -117,9 +120,18 @@ impl Tracker {
         self.conf.voters == [id] && !self.is_joint()
     }
 
-    /// The highest index that is durable on a quorum.
+    /// The highest index that is durable on a quorum, and with its payload on one of them.
     pub(crate) fn committed(&self) -> Index {
-        Index(quorum::joint_reached(&self.conf, |id| self.get(id).map_or(0, |progress| progress.matched.0)))
+        Index(quorum::joint_held(&self.conf, |id| self.matched(id)))
+    }
+
+    /// The highest index up to which a voter of each half has entries with payloads durably.
+    pub(crate) fn full_matched(&self) -> Index {
+        Index(quorum::full_reached(&self.conf, |id| self.matched(id)))
+    }
+
+    fn matched(&self, id: PeerId) -> u64 {
+        self.get(id).map_or(0, |progress| progress.matched.0)
     }
 
     /// The highest read token that a quorum has echoed.

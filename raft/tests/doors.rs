@@ -4,8 +4,8 @@ mod support;
 
 use ringraft_raft::{
     Body, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState, Index,
-    Lost, Message, OpenError, PRIORITY_MAX, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused, Role,
-    StepError, Term,
+    Lost, Message, OpenError, PRIORITY_MAX, Payloads, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused,
+    Role, StepError, Term,
 };
 use support::log::MemLog;
 use support::node::voters;
@@ -154,7 +154,8 @@ fn messages_that_are_not_taken() {
     let check = |raft: &mut Raft<MemLog>, message: Message, entries: &[EntryMeta], expected: StepError| {
         assert_eq!(raft.step(message, entries), Err(expected), "{message:?}");
     };
-    let append = |prev: EntryId, last: u64| Body::Append { prev, last: Index(last), commit: Index(0) };
+    let append =
+        |prev: EntryId, last: u64| Body::Append { prev, last: Index(last), commit: Index(0), payloads: Payloads::All };
     let malformed = |what| StepError::Malformed { from: PeerId(2), what };
     let mut raft = member(plain(), log_of(&[1, 1, 2], 2));
     let raft = &mut raft;
@@ -163,7 +164,7 @@ fn messages_that_are_not_taken() {
     check(raft, elsewhere, &[], StepError::NotForUs { to: PeerId(3) });
     check(raft, from(9, term, Body::AppendAck { index: Index(1) }), &[], StepError::UnknownPeer { from: PeerId(9) });
     check(raft, from(1, term, Body::TimeoutNow), &[], StepError::Forged);
-    check(raft, from(2, term, Body::Snapshot { at: id(2, 9) }), &[], StepError::SnapshotDoor);
+    check(raft, from(2, term, Body::Snapshot { at: id(2, 9), payloads: Payloads::All }), &[], StepError::SnapshotDoor);
     check(raft, from(2, 0, Body::TimeoutNow), &[], malformed("term missing, or where none belongs"));
     check(raft, from(2, u64::MAX, Body::TimeoutNow), &[], malformed("term out of bounds"));
     check(raft, from(2, term, append(id(2, 3), 5)), &[meta(2)], malformed("entries are not those of its range"));
@@ -256,7 +257,7 @@ fn what_waits_for_the_sync() {
     assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::VoteReply { granted: false }]);
     assert_eq!(after.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::VoteReply { granted: true }]);
     // Two appends, one write, one acknowledgement.
-    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(2) };
+    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(2), payloads: Payloads::All };
     raft.step(from(2, 2, append(id(1, 2), 3)), &[meta(2)]).unwrap();
     raft.step(from(2, 2, append(id(2, 3), 5)), &[meta(2), meta(2)]).unwrap();
     let (now, after) = turn(&mut raft);
@@ -274,7 +275,7 @@ fn what_waits_for_the_sync() {
 #[test]
 fn a_write_of_an_older_term_proves_nothing() {
     let mut raft = member(plain(), log_of(&[], 0));
-    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(0) };
+    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(0), payloads: Payloads::All };
     let write = |raft: &mut Raft<MemLog>| {
         let mut ready = Ready::default();
         raft.ready(&mut ready);
@@ -437,7 +438,7 @@ fn late_answers_to_an_older_pre_vote_do_not_count() {
 #[test]
 fn a_short_append_does_not_vouch_for_our_longer_tail() {
     let mut raft = member(plain(), log_of(&[1, 1, 1, 1], 0));
-    let append = Body::Append { prev: id(1, 1), last: Index(2), commit: Index(4) };
+    let append = Body::Append { prev: id(1, 1), last: Index(2), commit: Index(4), payloads: Payloads::All };
     raft.step(from(2, 2, append), &[meta(1)]).unwrap();
     let (now, _) = turn(&mut raft);
     assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::AppendAck { index: Index(2) }]);
@@ -472,21 +473,68 @@ fn a_late_echo_confirms_no_later_read() {
 }
 
 #[test]
-fn leases_answer_at_once_but_not_while_leadership_leaves() {
+fn leases_answer_at_once_while_they_hold() {
     let config = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
     let mut raft = settled_leader(config);
     let reads = |raft: &mut Raft<MemLog>| {
         let mut ready = Ready::default();
         raft.ready(&mut ready);
-        ready.reads.len()
+        let token = |message: &Message| match message.body {
+            Body::Heartbeat { read, .. } if message.to == PeerId(3) => Some(read),
+            _ => None,
+        };
+        (ready.reads.len(), ready.messages.iter().find_map(token))
     };
     raft.read_index(ReadId(1)).unwrap();
-    assert_eq!(reads(&mut raft), 1);
-    raft.transfer_leader(PeerId(2)).unwrap();
-    raft.read_index(ReadId(2)).unwrap();
-    assert_eq!(reads(&mut raft), 0);
+    assert_eq!(reads(&mut raft), (0, Some(1)), "no quorum has said anything to a round of heartbeats");
     raft.step(from(3, 1, Body::HeartbeatReply { read: 1 }), &[]).unwrap();
-    assert_eq!(reads(&mut raft), 1);
+    assert_eq!(reads(&mut raft), (1, None));
+    // Nine ticks: an election timeout but for the tick that was about to come, and a tenth for drift.
+    for tick in 0..8 {
+        raft.read_index(ReadId(2)).unwrap();
+        assert_eq!(reads(&mut raft).0, 1, "{tick} ticks after the round was begun");
+        raft.tick();
+    }
+    // Ticks have begun rounds of their own; that their answers come now does not make them younger.
+    assert_eq!(reads(&mut raft), (0, Some(9)));
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 2 }), &[]).unwrap();
+    raft.read_index(ReadId(3)).unwrap();
+    assert_eq!(reads(&mut raft).0, 1, "seven ticks since the first of them");
+    raft.tick();
+    raft.read_index(ReadId(4)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(11)));
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 11 }), &[]).unwrap();
+    assert_eq!(reads(&mut raft).0, 1);
+    // Who is told to take over asks for votes in spite of leases, whenever it hears of it.
+    raft.transfer_leader(PeerId(2)).unwrap();
+    raft.read_index(ReadId(5)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(12)));
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 12 }), &[]).unwrap();
+    assert_eq!(reads(&mut raft).0, 1);
+    (0..12).for_each(|_| raft.tick());
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 12 }), &[]).unwrap();
+    assert_eq!((raft.role(), raft.status().transferee), (Role::Leader, PeerId::ZERO), "given up");
+    raft.read_index(ReadId(6)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(13)));
+}
+
+/// A member that starts again may have given a lease.
+#[test]
+fn leases_outlive_a_restart() {
+    let config = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
+    let mut raft = member(config, log_of(&[1], 0));
+    let vote = |raft: &mut Raft<MemLog>, transfer| {
+        let last = raft.status().last;
+        raft.step(from(2, raft.term().0 + 1, Body::Vote { last, transfer }), &[]).unwrap();
+        raft.status().vote
+    };
+    (0..9).for_each(|_| raft.tick());
+    raft.campaign();
+    assert_eq!((vote(&mut raft, false), raft.role()), (PeerId::ZERO, Role::Follower));
+    raft.tick();
+    assert_eq!(vote(&mut raft, false), PeerId(2));
+    let mut raft = member(raft.config().clone(), log_of(&[1], 0));
+    assert_eq!(vote(&mut raft, true), PeerId(2), "a leader that hands over has no lease");
 }
 
 #[test]
@@ -656,4 +704,214 @@ fn a_candidate_asks_when_its_term_is_durable() {
     assert_eq!(now, []);
     let votes = after.iter().filter(|message| matches!(message.body, Body::Vote { .. })).count();
     assert_eq!(votes, 2);
+}
+
+/// Members 1 to `full`, and as many witnesses after them.
+fn with_witnesses(full: u64, witnesses: u64) -> MemLog {
+    let mut conf = voters(full + witnesses);
+    conf.witnesses = (full + 1..=full + witnesses).map(PeerId).collect();
+    MemLog::new(conf)
+}
+
+/// Leads a group with witnesses; nothing of this term is written yet, and nobody has spoken since the election.
+fn leader_of(log: MemLog, config: Config) -> Raft<MemLog> {
+    let mut raft = member(config, log);
+    raft.campaign();
+    turn(&mut raft);
+    raft.step(from(2, 1, Body::VoteReply { granted: true }), &[]).unwrap();
+    assert_eq!(raft.role(), Role::Leader);
+    raft
+}
+
+/// Takes a Ready whose write stays on its way: what left, and the rest for [`finish`].
+fn begin(raft: &mut Raft<MemLog>) -> (Vec<Message>, Ready) {
+    let mut ready = Ready::default();
+    raft.ready(&mut ready);
+    (ready.messages.clone(), ready)
+}
+
+/// That write is durable.
+fn finish(raft: &mut Raft<MemLog>, mut ready: Ready) {
+    let append = ready.append.as_mut().expect("a write");
+    let (before, upto) = append.entries;
+    let metas: Vec<_> = (before.0 + 1..=upto.0).map(|at| raft.meta(Index(at)).unwrap()).collect();
+    raft.storage_mut().truncate(before);
+    raft.storage_mut().entries.extend(metas);
+    for message in append.after_sync.hold().filter(|message| message.to == OWN) {
+        raft.step(message, &[]).unwrap();
+    }
+    raft.synced(append.ticket);
+}
+
+#[test]
+fn witnesses_alone_commit_nothing() {
+    let mut raft = leader_of(with_witnesses(1, 2), plain());
+    let (now, write) = begin(&mut raft);
+    assert_eq!((appends(&now, 2), appends(&now, 3)), (vec![(0, 0)], vec![(0, 0)]), "nothing that we could lose");
+    // Somebody else gave it to them.
+    for peer in [2, 3] {
+        raft.step(from(peer, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    }
+    assert_eq!(raft.commit(), Index(0), "a majority, but nobody has the payload");
+    finish(&mut raft, write);
+    assert_eq!(raft.commit(), Index(1));
+}
+
+#[test]
+fn a_witness_breaks_the_tie() {
+    let mut raft = leader_of(with_witnesses(2, 1), plain());
+    let (now, write) = begin(&mut raft);
+    assert_eq!((appends(&now, 2), appends(&now, 3)), (vec![(0, 1)], vec![(0, 0)]), "a full member at once");
+    raft.step(from(3, 1, Body::AppendAck { index: Index(0) }), &[]).unwrap();
+    finish(&mut raft, write);
+    let (now, _) = turn(&mut raft);
+    assert_eq!(appends(&now, 3), [(0, 1)], "a witness when it is durable here");
+    raft.step(from(3, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    assert_eq!(raft.commit(), Index(1), "member 2 has said nothing");
+}
+
+#[test]
+fn what_a_witness_is_sent() {
+    let config = Config { message_size_max: 64, inflight_size_max: 100, ..plain() };
+    let mut raft = leader_of(with_witnesses(2, 1), config);
+    turn(&mut raft);
+    for peer in [2, 3] {
+        raft.step(from(peer, 1, Body::AppendAck { index: Index(peer - 2) }), &[]).unwrap();
+    }
+    turn(&mut raft);
+    for _ in 0..8 {
+        raft.propose(EntryKind::Normal, 100).unwrap();
+    }
+    turn(&mut raft);
+    raft.step(from(3, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    let (now, _) = turn(&mut raft);
+    // Two headers of 24 bytes to a message, and three messages until 100 bytes are on their way.
+    assert_eq!(appends(&now, 3), [(1, 3), (3, 5), (5, 7)]);
+    let payloads = now.iter().filter_map(|message| match message.body {
+        Body::Append { payloads, .. } => Some((message.to.0, payloads)),
+        _ => None,
+    });
+    assert!(payloads.into_iter().all(|(to, payloads)| (payloads == Payloads::Stripped) == (to == 3)));
+    assert_eq!(raft.progress(PeerId(3)).map(|one| (one.witness, one.inflights.size())), Some((true, 144)));
+    // And a snapshot like that.
+    raft.step(from(2, 1, Body::AppendAck { index: Index(9) }), &[]).unwrap();
+    turn(&mut raft);
+    raft.storage_mut().compact(Index(9), with_witnesses(2, 1).conf);
+    raft.step(from(3, 1, Body::AppendReject { rejected: Index(7), hint: id(0, 0) }), &[]).unwrap();
+    let (now, _) = turn(&mut raft);
+    let snapshot = Body::Snapshot { at: id(1, 9), payloads: Payloads::Stripped };
+    assert!(now.iter().any(|message| (message.to.0, message.body) == (3, snapshot)), "{now:?}");
+}
+
+#[test]
+fn what_a_witness_does_and_does_not() {
+    let log = || MemLog { hard: HardState { term: Term(2), ..HardState::default() }, ..with_witnesses(2, 1) };
+    let own = PeerId(3);
+    let config = Config { witness: true, id: own, ..plain() };
+    let longer = MemLog { entries: [1, 1, 2].map(|term| meta(term).stripped()).into(), ..log() };
+    let mut raft = member(config.clone(), longer);
+    let to_witness = |body| Message { to: own, ..from(1, 2, body) };
+    // It does not ask for votes, whoever wants it to.
+    assert_eq!(raft.ticks_until_due(), u32::MAX);
+    (0..100).for_each(|_| raft.tick());
+    raft.campaign();
+    raft.step(to_witness(Body::TimeoutNow), &[]).unwrap();
+    assert_eq!((raft.role(), raft.term()), (Role::Follower, Term(2)));
+    // It votes, as its log says.
+    for (last, granted) in [(id(2, 2), false), (id(1, 9), false), (id(2, 3), true)] {
+        let ask = Message { term: Term(raft.term().0 + 1), ..to_witness(Body::Vote { last, transfer: false }) };
+        raft.step(ask, &[]).unwrap();
+        let mut ready = Ready::default();
+        raft.ready(&mut ready);
+        let after = ready.append.iter_mut().flat_map(|append| append.after_sync.hold());
+        let said: Vec<_> = ready.messages.drain(..).chain(after).map(|message| message.body).collect();
+        assert_eq!(said, [Body::VoteReply { granted }], "{last}");
+    }
+    // It takes what is meant for it.
+    let term = raft.term();
+    let append = |payloads| Body::Append { prev: id(2, 3), last: Index(4), commit: Index(4), payloads };
+    let step =
+        |raft: &mut Raft<MemLog>, body, entries: &[EntryMeta]| raft.step(Message { term, ..to_witness(body) }, entries);
+    let wrong = StepError::WrongPayloads { from: PeerId(1), witness: true };
+    assert_eq!(step(&mut raft, append(Payloads::All), &[meta(2)]), Err(wrong));
+    let malformed = StepError::Malformed { from: PeerId(1), what: "a payload for a witness" };
+    assert_eq!(step(&mut raft, append(Payloads::Stripped), &[meta(2)]), Err(malformed));
+    let snapshot = |payloads| Message { term, ..to_witness(Body::Snapshot { at: id(2, 9), payloads }) };
+    assert_eq!(raft.step_snapshot(snapshot(Payloads::All), id(2, 9), &log().conf), Err(wrong));
+    let change = EntryMeta { kind: EntryKind::ConfChange, ..meta(2) };
+    assert_eq!(step(&mut raft, append(Payloads::Stripped), &[change]).unwrap().appended, Some(Index(4)));
+    assert_eq!(raft.step_snapshot(snapshot(Payloads::Stripped), id(2, 9), &log().conf), Ok(true));
+    // It has no state to read from.
+    assert_eq!(raft.read_index(ReadId(1)), Err(Refused::Witness { peer: own }));
+    let read = Message { term: Term(0), ..to_witness(Body::ReadIndex { id: ReadId(1) }) };
+    let refused = Refused::Witness { peer: own };
+    assert_eq!(raft.step(read, &[]), Err(StepError::ReadRefused { from: PeerId(1), refused }));
+}
+
+#[test]
+fn full_members_and_witnesses_are_told_apart() {
+    let mut raft = member(plain(), with_witnesses(2, 1));
+    let append = Body::Append { prev: id(0, 0), last: Index(0), commit: Index(0), payloads: Payloads::Stripped };
+    let wrong = StepError::WrongPayloads { from: PeerId(2), witness: false };
+    assert_eq!(raft.step(from(2, 1, append), &[]), Err(wrong));
+    let at = id(1, 5);
+    let snapshot = from(2, 1, Body::Snapshot { at, payloads: Payloads::Stripped });
+    assert_eq!(raft.step_snapshot(snapshot, at, &with_witnesses(2, 1).conf), Err(wrong));
+    assert_eq!((raft.term(), raft.last_index()), (Term(0), Index(0)));
+
+    let open = |id: u64, witness: bool| {
+        let config = Config { witness, id: PeerId(id), ..plain() };
+        Raft::new(config, with_witnesses(2, 1)).map(|raft| raft.id().0)
+    };
+    assert_eq!((open(1, false), open(3, true)), (Ok(1), Ok(3)));
+    assert_eq!(open(1, true), Err(OpenError::Witness { configured: true }));
+    assert_eq!(open(3, false), Err(OpenError::Witness { configured: false }));
+    assert_eq!((open(4, false), open(4, true)), (Ok(4), Ok(4)), "whoever is no member may become either");
+}
+
+#[test]
+fn a_witness_is_never_handed_leadership() {
+    let mut raft = leader_of(with_witnesses(2, 1), Config { check_quorum: true, ..plain() });
+    turn(&mut raft);
+    for peer in [2, 3] {
+        raft.step(from(peer, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    }
+    turn(&mut raft);
+    assert_eq!(raft.transfer_leader(PeerId(3)), Err(Refused::Witness { peer: PeerId(3) }));
+    // The disk hangs, and the other full member could go on with the witness, which has only what this disk has.
+    propose(&mut raft, 1);
+    let (now, _) = begin(&mut raft);
+    assert_eq!((appends(&now, 2), appends(&now, 3)), (vec![(1, 2)], vec![]));
+    assert_eq!(heartbeats(&mut raft, 12), []);
+    assert_eq!(raft.role(), Role::Leader, "nobody could do better");
+    raft.step(from(2, 1, Body::AppendAck { index: Index(2) }), &[]).unwrap();
+    assert_eq!(heartbeats(&mut raft, 1), [2]);
+    // Without another full voter there is nobody.
+    let mut raft = leader_of(with_witnesses(1, 2), Config { check_quorum: true, ..plain() });
+    begin(&mut raft);
+    assert_eq!(heartbeats(&mut raft, 50), []);
+    assert_eq!(raft.role(), Role::Leader);
+}
+
+#[test]
+fn changes_that_would_not_fit_are_refused_when_they_are_proposed() {
+    use ringraft_raft::ConfChangeError as Error;
+    let mut raft = leader_of(with_witnesses(2, 1), plain());
+    while raft.has_ready() {
+        turn(&mut raft);
+        raft.step(from(2, 1, Body::AppendAck { index: raft.last_index() }), &[]).unwrap();
+    }
+    let mut propose = |ops: &[ConfChangeOp]| {
+        let change = ConfChange { ops: ops.to_vec(), ..ConfChange::default() };
+        raft.propose_conf_change(&change, 9)
+    };
+    let (two, three) = (PeerId(2), PeerId(3));
+    let refused = |error| Err(Refused::ConfChange { error });
+    assert_eq!(propose(&[ConfChangeOp::AddVoter(three)]), refused(Error::KindChanged(three)));
+    assert_eq!(propose(&[ConfChangeOp::AddWitness(two)]), refused(Error::KindChanged(two)));
+    let all = [1, 2, 3].map(|id| ConfChangeOp::Remove(PeerId(id)));
+    assert_eq!(propose(&all[..2]), refused(Error::OnlyWitnesses));
+    assert_eq!(propose(&all), refused(Error::NoVoters));
+    assert!(matches!(propose(&all[1..2]), Ok(Proposed::Appended(_))));
+    assert!(matches!(propose(&all[1..2]), Err(Refused::ConfChangePending { .. })));
 }

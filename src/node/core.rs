@@ -9,8 +9,8 @@ use ringraft_io::{Completion, Io, ShardNo, StreamId, Time};
 use ringraft_raft::Storage as _;
 use ringraft_raft::record::{self, GroupSeed, Record, Records};
 use ringraft_raft::{
-    Body, ConfState, EntryId, EntryKind, EntryMeta, GroupId, Index, Message, PeerId, Proposed, Raft, Refused, Role,
-    SyncTicket,
+    Body, ConfState, EntryId, EntryKind, EntryMeta, GroupId, Index, Message, Payloads, PeerId, Proposed, Raft, Refused,
+    Role, SyncTicket,
 };
 use ringraft_transport::Inbound;
 use ringraft_transport::handshake::SnapshotHead;
@@ -221,7 +221,8 @@ impl<M: StateMachine> Core<M> {
     pub(crate) fn install(&mut self, head: &SnapshotHead, from: PeerId, conf: &ConfState, machine: M) -> bool {
         let Some(slot) = self.slots.get(&head.group).copied() else { return false };
         self.seal_run();
-        let message = Message { from, to: self.config.node, term: head.term, body: Body::Snapshot { at: head.at } };
+        let body = Body::Snapshot { at: head.at, payloads: Payloads::All };
+        let message = Message { from, to: self.config.node, term: head.term, body };
         let group = &mut self.groups[slot];
         let installed = match group.raft.step_snapshot(message, head.at, conf) {
             Ok(installed) => installed,

@@ -50,6 +50,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
                 Some(log) => log,
                 None => engine.create(id, members.clone())?,
             };
+            snapshots::check_members(id, &log.initial_state().1)?;
             let mut machine = core.new_machine(id);
             let applied = restore(
                 &mut io,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use ringraft_engine::{BatchNo, Engine, EngineError, GroupLog, Write};
 use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::record;
-use ringraft_raft::{Body, EntryId, GroupId, Message, PeerId, Raft, Ready, Storage as _, SyncTicket};
+use ringraft_raft::{Body, EntryId, GroupId, Message, Payloads, PeerId, Raft, Ready, Storage as _, SyncTicket};
 use ringraft_transport::{PeerStatus, SendOutcome, Transport};
 
 use super::core::Core;
@@ -279,7 +279,8 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
     fn send(&mut self, slot: usize, message: Message) {
         let group = &self.core.groups[slot];
         match message.body {
-            Body::Append { prev, last, .. } if prev.index < last => {
+            Body::Append { prev, last, payloads, .. } if prev.index < last => {
+                assert!(payloads == Payloads::All, "memberships with witnesses are refused");
                 let log = group.raft.storage();
                 if self.engine.read(&mut self.io, log, prev.index, last, &mut self.runs).is_err() {
                     self.runs.clear();

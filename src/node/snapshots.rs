@@ -477,9 +477,15 @@ pub(crate) fn restore<M: StateMachine>(
     if reader.name() != name {
         return Err(failed(format!("the file named {} holds {}", name.file_name(), reader.name().file_name())));
     }
+    check_members(name.group, reader.conf())?;
     let chunks: Vec<Bytes> = reader.chunks().collect();
     machine.restore(&mut chunks.iter().map(|chunk| &chunk[..])).map_err(|error| failed(error.to_string()))?;
     Ok(reader.conf().clone())
+}
+
+/// Witnesses have no state machine, and are sent no state: this node does neither.
+pub(crate) fn check_members(group: GroupId, conf: &ConfState) -> Result<(), NodeError> {
+    if conf.witnesses.is_empty() { Ok(()) } else { Err(NodeError::Witnesses { group }) }
 }
 
 /// The snapshot that a name stands for.

@@ -12,7 +12,7 @@
 //! | 16 | 8 | term of the entry before the first one |
 //! | 24 | 8 | index of the entry before the first one |
 //! | 32 | 8 | the leader's commit index |
-//! | 40 | 4 | count of records |
+//! | 40 | 4 | bits 0..31 count of records; bit 31: payloads are stripped, for a witness |
 //! | 44 | 4 | bytes of records |
 //! | 48 | | records, as [`ringraft_raft::record`] lays them out |
 //!
@@ -31,7 +31,7 @@
 
 use bytes::{BufMut, BytesMut};
 use ringraft_raft::record::{Record, RecordError};
-use ringraft_raft::{Body, EntryId, GroupId, Index, PeerId, ReadId, Term};
+use ringraft_raft::{Body, EntryId, GroupId, Index, Payloads, PeerId, ReadId, Term};
 
 /// Bytes of a section before its records.
 pub const SECTION: usize = 48;
@@ -40,6 +40,12 @@ pub const SECTION: usize = 48;
 pub const ITEM: usize = 24;
 
 const WORDS_MAX: usize = 3;
+
+/// In the count of records: they are stripped.
+const STRIPPED: u32 = 1 << 31;
+
+/// Most records that a section can count.
+pub const COUNT_MAX: u32 = STRIPPED - 1;
 
 /// Longest item without a payload.
 pub const ITEM_MAX: usize = ITEM + 8 * WORDS_MAX;
@@ -55,7 +61,9 @@ pub struct SectionHead {
     pub prev: EntryId,
     /// The leader's commit index.
     pub commit: Index,
-    /// How many records follow.
+    /// What of the entries' payloads is in the records.
+    pub payloads: Payloads,
+    /// How many records follow; at most [`COUNT_MAX`].
     pub count: u32,
     /// How many bytes they are.
     pub bytes: u32,
@@ -63,14 +71,19 @@ pub struct SectionHead {
 
 impl SectionHead {
     /// Its bytes.
+    ///
+    /// # Panics
+    /// If it counts too many records.
     #[must_use]
     pub fn encode(&self) -> [u8; SECTION] {
+        assert!(self.count <= COUNT_MAX, "a section of {} records", self.count);
+        let stripped = if self.payloads == Payloads::Stripped { STRIPPED } else { 0 };
         let mut out = [0; SECTION];
         let words = [self.group.0, self.term.0, self.prev.term.0, self.prev.index.0, self.commit.0];
         for (to, word) in out.chunks_exact_mut(8).zip(words) {
             to.copy_from_slice(&word.to_le_bytes());
         }
-        out[40..44].copy_from_slice(&self.count.to_le_bytes());
+        out[40..44].copy_from_slice(&(self.count | stripped).to_le_bytes());
         out[44..48].copy_from_slice(&self.bytes.to_le_bytes());
         out
     }
@@ -78,12 +91,14 @@ impl SectionHead {
     /// Reads what [`SectionHead::encode`] wrote; any bytes are a head.
     #[must_use]
     pub fn decode(bytes: &[u8; SECTION]) -> SectionHead {
+        let count = small(bytes, 40);
         SectionHead {
             group: GroupId(number(bytes, 0)),
             term: Term(number(bytes, 8)),
             prev: EntryId { term: Term(number(bytes, 16)), index: Index(number(bytes, 24)) },
             commit: Index(number(bytes, 32)),
-            count: small(bytes, 40),
+            payloads: if count & STRIPPED == 0 { Payloads::All } else { Payloads::Stripped },
+            count: count & COUNT_MAX,
             bytes: small(bytes, 44),
         }
     }
@@ -102,6 +117,8 @@ pub struct Section<'a> {
     pub last: Index,
     /// The leader's commit index.
     pub commit: Index,
+    /// What of the entries' payloads is in the records.
+    pub payloads: Payloads,
     /// Whole records with the indexes `prev.index + 1 ..= last`. Terms and record checksums are not looked at.
     pub records: &'a [u8],
 }
@@ -127,7 +144,8 @@ impl<'a> Sections<'a> {
         let last = Index(last);
         check_run(records, head.prev.index, last, head.group)?;
         self.rest = rest;
-        Ok(Section { group: head.group, term: head.term, prev: head.prev, last, commit: head.commit, records })
+        let SectionHead { group, term, prev, commit, payloads, .. } = head;
+        Ok(Section { group, term, prev, last, commit, payloads, records })
     }
 }
 
@@ -451,6 +469,7 @@ mod tests {
             term: Term(3),
             prev: EntryId { term: Term(2), index: Index(prev) },
             commit: Index(9),
+            payloads: if group == 2 { Payloads::Stripped } else { Payloads::All },
             count,
             bytes: u32::try_from(records.len()).unwrap(),
         }
@@ -469,11 +488,12 @@ mod tests {
     #[test]
     fn sections_round_trip() {
         let body = sections();
-        let got: Vec<_> = Sections::new(&body, 3).map(Result::unwrap).collect();
-        let ends: Vec<_> = got.iter().map(|one| (one.group.0, one.prev.index.0, one.last.0)).collect();
+        let got: [_; 3] = Sections::new(&body, 3).map(Result::unwrap).collect::<Vec<_>>().try_into().unwrap();
+        let ends = got.map(|one| (one.group.0, one.prev.index.0, one.last.0));
         assert_eq!(ends, [(1, 4, 7), (2, 0, 0), (3, 0, 1)]);
         assert_eq!(got[0].records, run(GroupId(1), 5, &[0, 3, 64]));
         assert!(got.iter().all(|one| one.term == Term(3) && one.commit == Index(9)));
+        assert_eq!(got.map(|one| one.payloads), [Payloads::All, Payloads::Stripped, Payloads::All]);
     }
 
     #[test]
