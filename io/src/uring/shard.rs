@@ -16,6 +16,7 @@ use bytes::Bytes;
 use io_uring::{opcode, squeue, types};
 
 use self::op::{Op, WriteOp};
+use super::probe;
 use super::recv_pool::{self, RecvPool};
 use super::ring::Ring;
 use super::send::SendOp;
@@ -87,8 +88,7 @@ impl Uring {
             sys::pin_thread(usize::from(shard.0)).map_err(failed("pin a shard's thread"))?;
         }
         let ring = Ring::new(config.sq_entries, config.cq_entries)?;
-        let pool = RecvPool::new(&ring.submitter, config.world.recv_buffers, config.world.recv_buffer_size)
-            .map_err(failed("register receive buffers"))?;
+        let pool = probe::pool(&ring.submitter, &config.world)?;
         let table = Table::new(&ring.submitter, config.table_size);
         let own = ring.dup().map_err(failed("duplicate a ring's descriptor"))?;
         assert!(rings[usize::from(shard.0)].set(own).is_ok(), "one ring per shard");
