@@ -409,7 +409,9 @@ impl<I: Io> Member<I> {
             }
             _ => {}
         }
-        self.net.send(dialect::encode(&message, entries));
+        if let Some(message) = dialect::encode(&message, entries) {
+            self.net.send(message);
+        }
         Ok(())
     }
 

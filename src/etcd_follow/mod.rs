@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ringraft_engine::{Engine, EngineError, ReadError};
 use ringraft_io::ShardNo;
-use ringraft_io::uring::{UringConfig, UringError, UringSeed, UringWorld, Waker};
+use ringraft_io::uring::{UringConfig, UringSeed, UringWorld};
+use ringraft_io::{Waker, WorldError};
 use ringraft_raft::{ConfState, EntryId, EntryKind, GroupId, Index, OpenError, PeerId, Raft, Role, Storage as _, Term};
 use ringraft_transport::etcd::Limits;
 use ringraft_transport::etcd::http::{Host, Version};
@@ -128,7 +129,7 @@ pub enum FollowError {
     },
     /// The ring.
     #[error(transparent)]
-    Uring(#[from] UringError),
+    Start(#[from] WorldError),
     /// No thread to be had.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),

@@ -13,7 +13,7 @@ use super::queue::{Change, Place, Request, Room};
 use super::view::View;
 use super::{Log, LogError, snapshot_dir};
 use crate::snapshot::{CHUNK_BYTES_MAX, SnapshotName, SnapshotReader, SnapshotWriter};
-use crate::wal::section::{MEMBERS_MAX, members};
+use crate::wal::section::MEMBERS_MAX;
 
 /// Bytes of records that the log's thread reads in one go; others wait for it meanwhile.
 const READ_BYTES_MAX: u64 = 1 << 20;
@@ -574,5 +574,5 @@ fn write_bytes(write: &Write<'_>) -> usize {
 }
 
 fn check_members(conf: &ConfState) {
-    assert!(members(conf) <= MEMBERS_MAX, "{} members", members(conf));
+    assert!(conf.names() <= MEMBERS_MAX, "{} members", conf.names());
 }

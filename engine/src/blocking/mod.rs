@@ -135,7 +135,7 @@ impl Log {
     /// # Panics
     /// If it names more than [`MEMBERS_MAX`](crate::MEMBERS_MAX) members.
     pub fn group_with(&self, id: GroupId, conf: ConfState) -> Result<Group, LogError> {
-        let count = crate::wal::section::members(&conf);
+        let count = conf.names();
         assert!(count <= crate::MEMBERS_MAX, "group {id}: {count} members");
         let mut groups = self.groups_known();
         let inner = match groups.get(&id) {
