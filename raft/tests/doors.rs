@@ -719,6 +719,7 @@ fn acknowledgements_wait_for_their_term() {
         prev: EntryId { term: Term(1), index: Index(index) },
         last: Index(index),
         commit: Index(0),
+        payloads: Payloads::All,
     };
     let acks = |messages: &[Message]| messages.iter().filter(|one| matches!(one.body, Body::AppendAck { .. })).count();
     raft.step(from(2, 1, append(2)), &[]).unwrap();
