@@ -29,6 +29,7 @@ mod types;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod uring;
+mod world;
 
 use std::io;
 use std::path::Path;
@@ -43,6 +44,7 @@ pub use types::{
     Acceptor, CloseReason, Completion, Dial, DialError, Dialed, FileId, FileInfo, Job, JobOutput, ListenerKind,
     LockError, SendFile, ShardNo, StreamId, Time, Token, Verdict,
 };
+pub use world::{IoChoice, IoKind, Seed, Settled, World};
 
 /// Alignment, in bytes, of memory, offsets and lengths of durable writes and unbuffered reads.
 pub const BLOCK_ALIGN: usize = 4096;

@@ -62,7 +62,8 @@ pub struct Progress {
 
 impl Progress {
     /// A peer that nothing is known of; `next` is a guess.
-    pub(crate) fn new(next: Index, inflights: Inflights) -> Progress {
+    #[must_use]
+    pub fn new(next: Index, inflights: Inflights) -> Progress {
         Progress {
             matched: Index::ZERO,
             next,

@@ -15,6 +15,7 @@ use ringraft_raft::{
 use ringraft_transport::Inbound;
 use ringraft_transport::handshake::SnapshotHead;
 
+use super::agenda::Agenda;
 use super::arena::Arena;
 use super::config::NodeConfig;
 use super::error::NodeError;
@@ -35,13 +36,12 @@ pub(crate) struct Group<M> {
     pub(crate) reads: Reads,
     /// A received snapshot whose mark in the log is being written, and the state it holds.
     pub(crate) installing: Option<(EntryId, M)>,
-    touched: bool,
 }
 
 impl<M> Group<M> {
     pub(crate) fn new(id: GroupId, raft: Raft<GroupLog>, machine: M, first_read: u64) -> Group<M> {
         let seed = GroupSeed::of(id);
-        Group { id, seed, raft, machine, reads: Reads::new(first_read), installing: None, touched: true }
+        Group { id, seed, raft, machine, reads: Reads::new(first_read), installing: None }
     }
 }
 
@@ -52,12 +52,10 @@ pub(crate) struct Core<M> {
     pub(crate) now: Time,
     pub(crate) groups: Vec<Group<M>>,
     pub(crate) slots: HashMap<GroupId, usize>,
-    pub(crate) touched: VecDeque<usize>,
+    pub(crate) agenda: Agenda,
     pub(crate) clients: Clients,
     pub(crate) post: Post,
     pub(crate) forwards: Vec<(GroupId, PeerId, Bytes)>,
-    /// There was a tick since the snapshots were last looked at.
-    pub(crate) ticked: bool,
     /// Frames from peers that the core refused, by whatever reason.
     pub(crate) refused_messages: u64,
     /// Makes the empty state of a group.
@@ -104,16 +102,14 @@ impl<M: StateMachine> Core<M> {
         let waiters = Waiters::new(config.requests_max);
         let clients = Clients::new(config.connection_requests_max);
         Core {
-            config,
             shard,
             now,
             groups: Vec::new(),
             slots: HashMap::new(),
-            touched: VecDeque::new(),
+            agenda: Agenda::new(config.tick, now),
             clients,
             post,
             forwards: Vec::new(),
-            ticked: false,
             refused_messages: 0,
             make,
             board,
@@ -125,6 +121,7 @@ impl<M: StateMachine> Core<M> {
             metas: Vec::new(),
             expired: Vec::new(),
             answer: BytesMut::new(),
+            config,
         }
     }
 
@@ -137,35 +134,83 @@ impl<M: StateMachine> Core<M> {
         let slot = self.groups.len();
         self.slots.insert(group.id, slot);
         self.groups.push(group);
-        self.touched.push_back(slot);
+        self.agenda.add();
     }
 
     // ---- driving groups ----
 
-    pub(crate) fn touch(&mut self, slot: usize) {
-        if !std::mem::replace(&mut self.groups[slot].touched, true) {
-            self.touched.push_back(slot);
+    /// The group, to be told something: it knows what time it is, and will be asked what there is to do.
+    pub(crate) fn wake(&mut self, slot: usize) -> &mut Group<M> {
+        self.agenda.touched.insert(slot);
+        self.catch_up(slot)
+    }
+
+    fn catch_up(&mut self, slot: usize) -> &mut Group<M> {
+        let passed = self.agenda.passed(slot);
+        let group = &mut self.groups[slot];
+        match passed {
+            0 => {}
+            1 => group.raft.tick(),
+            _ => group.raft.advance(passed),
         }
+        group
     }
 
     /// The next group that may have something to say.
     pub(crate) fn next_touched(&mut self) -> Option<usize> {
-        let slot = self.touched.pop_front()?;
-        self.groups[slot].touched = false;
+        let slot = self.agenda.touched.pop()?;
+        self.catch_up(slot);
         Some(slot)
     }
 
-    pub(crate) fn tick(&mut self) {
-        self.ticked = true;
+    /// The group has said all that it has to say for now: it sleeps until it is due.
+    pub(crate) fn sleep(&mut self, slot: usize) {
+        let ticks = self.groups[slot].raft.ticks_until_due();
+        self.agenda.sleeps(slot, ticks);
+    }
+
+    /// Whether something waits for the next tick, beside the groups.
+    pub(crate) fn wants_tick(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
+    /// The next tick, if it is time for it; whether it is.
+    pub(crate) fn tick(&mut self) -> bool {
+        if !self.agenda.tick(self.now) {
+            return false;
+        }
+        while let Some(slot) = self.agenda.next_due() {
+            if self.catch_up(slot).raft.has_ready() {
+                self.wake(slot);
+            } else {
+                // It was put off since.
+                self.sleep(slot);
+            }
+        }
+        self.expire();
+        self.agenda.rest(|slot| {
+            self.groups[slot].raft.shrink();
+            self.groups[slot].reads.shrink();
+        });
+        self.publish();
+        true
+    }
+
+    /// Gives up on requests that have waited too long, and asks again for reads that nobody has answered.
+    fn expire(&mut self) {
         let stale = self.config.tick * self.config.election_ticks;
         let stale = Time(self.now.0.saturating_sub(u64::try_from(stale.as_nanos()).unwrap_or(u64::MAX)));
         let mut expired = std::mem::take(&mut self.expired);
-        for slot in 0..self.groups.len() {
-            let group = &mut self.groups[slot];
-            group.raft.tick();
-            group.reads.retry(self.now, stale, &mut expired);
-            if group.raft.has_ready() || group.reads.has_fresh() {
-                self.touch(slot);
+        for _ in 0..self.agenda.reading.len() {
+            let slot = self.agenda.reading.pop().expect("as many as counted");
+            let reads = &mut self.groups[slot].reads;
+            reads.retry(self.now, stale, &mut expired);
+            let fresh = reads.has_fresh();
+            if !reads.is_empty() {
+                self.agenda.reading.insert(slot);
+            }
+            if fresh {
+                self.wake(slot);
             }
         }
         self.reads_waiting -= expired.len();
@@ -177,27 +222,46 @@ impl<M: StateMachine> Core<M> {
             let text = "not confirmed in time: it may or may not take effect";
             self.answer_error(to, Status::Uncertain, 0, text);
         }
-        self.publish();
     }
 
     /// Writes what the groups are doing on the node's board.
-    pub(crate) fn publish(&self) {
-        self.board.publish(self.shard, self.groups.iter().map(super::status::of_group));
+    pub(crate) fn publish(&mut self) {
+        let changed = &mut self.agenda.changed;
+        if !changed.is_empty() {
+            let groups = &self.groups;
+            self.board.publish(self.shard, changed.iter().map(|slot| (slot, super::status::of_group(&groups[slot]))));
+            changed.clear();
+        }
+    }
+
+    /// Entries up to `upto` are applied.
+    pub(crate) fn applied(&mut self, slot: usize, upto: Index) {
+        self.groups[slot].raft.applied(upto);
+        if self.has_grown(slot) {
+            self.agenda.grown.insert(slot);
+        }
+    }
+
+    /// Whether the group has applied enough since its last snapshot to take the next one.
+    fn has_grown(&self, slot: usize) -> bool {
+        let raft = &self.groups[slot].raft;
+        let last = raft.storage().snapshot().unwrap_or_default();
+        raft.applied_index().0 >= last.index.0 + self.config.snapshot_every
     }
 
     /// The groups that have applied enough since their last snapshot to take the next one.
-    pub(crate) fn take_applied_enough(&mut self) -> impl Iterator<Item = usize> + '_ {
-        let every = self.config.snapshot_every;
-        self.groups.iter().enumerate().filter_map(move |(slot, group)| {
-            let last = group.raft.storage().snapshot().unwrap_or_default();
-            (group.raft.applied_index().0 >= last.index.0 + every).then_some(slot)
-        })
+    pub(crate) fn take_grown(&mut self, to: &mut VecDeque<usize>) {
+        while let Some(slot) = self.agenda.grown.pop() {
+            // Perhaps it took one since.
+            if self.has_grown(slot) {
+                to.push_back(slot);
+            }
+        }
     }
 
     /// A message of one group to a peer could not be queued.
     pub(crate) fn report_group_unreachable(&mut self, slot: usize, peer: PeerId) {
-        self.groups[slot].raft.report_unreachable(peer);
-        self.touch(slot);
+        self.wake(slot).raft.report_unreachable(peer);
     }
 
     /// Whether the log of a group of this shard holds this entry, or begins right behind it.
@@ -213,8 +277,7 @@ impl<M: StateMachine> Core<M> {
 
     /// How a snapshot went on its way to a peer.
     pub(crate) fn report_snapshot(&mut self, slot: usize, peer: PeerId, ok: bool) {
-        self.groups[slot].raft.report_snapshot(peer, ok);
-        self.touch(slot);
+        self.wake(slot).raft.report_snapshot(peer, ok);
     }
 
     /// A snapshot has come for a group of ours, whole and verified; whether it replaces the log.
@@ -223,8 +286,7 @@ impl<M: StateMachine> Core<M> {
         self.seal_run();
         let body = Body::Snapshot { at: head.at, payloads: Payloads::All };
         let message = Message { from, to: self.config.node, term: head.term, body };
-        let group = &mut self.groups[slot];
-        let installed = match group.raft.step_snapshot(message, head.at, conf) {
+        let installed = match self.wake(slot).raft.step_snapshot(message, head.at, conf) {
             Ok(installed) => installed,
             Err(_) => {
                 self.refused_messages += 1;
@@ -236,36 +298,31 @@ impl<M: StateMachine> Core<M> {
             group.raft.storage_mut().set_snapshot(head.at, conf.clone());
             group.installing = Some((head.at, machine));
         }
-        self.touch(slot);
         installed
     }
 
     pub(crate) fn report_unreachable(&mut self, peer: PeerId) {
         for slot in 0..self.groups.len() {
-            let raft = &mut self.groups[slot].raft;
-            if raft.role() == Role::Leader {
-                raft.report_unreachable(peer);
-                self.touch(slot);
+            if self.groups[slot].raft.role() == Role::Leader {
+                self.report_group_unreachable(slot, peer);
             }
         }
     }
 
     /// A message of this node to itself, let go by a sync.
     pub(crate) fn step_own(&mut self, slot: usize, message: Message) {
-        if self.groups[slot].raft.step(message, &[]).is_err() {
+        if self.wake(slot).raft.step(message, &[]).is_err() {
             self.refused_messages += 1;
         }
-        self.touch(slot);
     }
 
     /// A write of this group is durable, and with it the mark of `snapshot`, if it had one.
     pub(crate) fn synced(&mut self, slot: usize, ticket: SyncTicket, snapshot: Option<EntryId>) {
-        let group = &mut self.groups[slot];
+        let group = self.wake(slot);
         if let Some((_, machine)) = group.installing.take_if(|(id, _)| Some(*id) == snapshot) {
             group.machine = machine;
         }
         group.raft.synced(ticket);
-        self.touch(slot);
     }
 
     // ---- proposals ----
@@ -315,17 +372,15 @@ impl<M: StateMachine> Core<M> {
     fn propose(&mut self, slot: usize, parts: &[&[u8]]) -> Result<(), Refused> {
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let size = u32::try_from(size).expect("requests are bounded");
-        let group = &mut self.groups[slot];
+        let group = self.wake(slot);
+        let id = group.id;
         match group.raft.propose(EntryKind::Normal, size)? {
-            Proposed::Appended(id) => {
-                self.write_own(slot, Index::ZERO, id.index.prev());
-                self.write_record(slot, id, EntryKind::Normal, parts);
+            Proposed::Appended(entry) => {
+                self.write_own(slot, Index::ZERO, entry.index.prev());
+                self.write_record(slot, entry, EntryKind::Normal, parts);
             }
-            Proposed::Forward(leader) => {
-                self.forwards.push((group.id, leader, parts.concat().into()));
-            }
+            Proposed::Forward(leader) => self.forwards.push((id, leader, parts.concat().into())),
         }
-        self.touch(slot);
         Ok(())
     }
 
@@ -389,8 +444,8 @@ impl<M: StateMachine> Core<M> {
             Request::Read(_) => {
                 self.reads_waiting += 1;
                 let query = Query { to, deadline, request: Bytes::copy_from_slice(bytes) };
-                self.groups[slot].reads.push(query);
-                self.touch(slot);
+                self.wake(slot).reads.push(query);
+                self.agenda.reading.insert(slot);
             }
             Request::Status => self.answer_status(to),
         }
@@ -573,7 +628,10 @@ impl<M: StateMachine> Inbound for Core<M> {
             self.refused_messages += 1;
             return;
         }
-        match self.groups[slot].raft.step(message, &self.metas) {
+        let metas = std::mem::take(&mut self.metas);
+        let stepped = self.wake(slot).raft.step(message, &metas);
+        self.metas = metas;
+        match stepped {
             Ok(stepped) => {
                 if let Some(first) = stepped.appended {
                     let from = Records::new(records)
@@ -587,7 +645,6 @@ impl<M: StateMachine> Inbound for Core<M> {
             }
             Err(_) => self.refused_messages += 1,
         }
-        self.touch(slot);
     }
 
     fn message(&mut self, group: GroupId, message: Message) {
@@ -595,10 +652,9 @@ impl<M: StateMachine> Inbound for Core<M> {
             self.refused_messages += 1;
             return;
         };
-        if self.groups[slot].raft.step(message, &[]).is_err() {
+        if self.wake(slot).raft.step(message, &[]).is_err() {
             self.refused_messages += 1;
         }
-        self.touch(slot);
     }
 
     fn proposal(&mut self, group: GroupId, from: PeerId, payload: &[u8]) {

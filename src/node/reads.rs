@@ -103,6 +103,19 @@ impl Reads {
         }
     }
 
+    /// Whether no read waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.asked.is_empty() && self.confirmed.is_empty()
+    }
+
+    /// Gives back the memory of busy times.
+    pub(crate) fn shrink(&mut self) {
+        self.fresh.shrink_to_fit();
+        self.asked.shrink_to_fit();
+        self.confirmed.shrink_to_fit();
+        self.spare = Vec::new();
+    }
+
     /// Whether the next turn has reads to ask for.
     pub(crate) fn has_fresh(&self) -> bool {
         !self.fresh.is_empty()
@@ -139,6 +152,7 @@ mod tests {
     fn one_round_serves_all_reads_of_a_turn() {
         let mut reads = Reads::default();
         assert_eq!(reads.ask(Time(0)), None);
+        assert!(reads.is_empty());
         reads.push(query(1, 100));
         reads.push(query(2, 100));
         let first = reads.ask(Time(0)).unwrap();
@@ -149,7 +163,9 @@ mod tests {
         assert!(reads.servable(Index(4)).is_none());
         assert_eq!(ids(&reads.servable(Index(5)).unwrap()), [1, 2]);
         assert!(reads.servable(Index(6)).is_none());
+        assert!(!reads.is_empty());
         assert_eq!(ids(&reads.servable(Index(7)).unwrap()), [3]);
+        assert!(reads.is_empty());
     }
 
     #[test]

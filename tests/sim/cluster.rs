@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringraft::kv::Kv;
 use ringraft::machine::StateMachine;
-use ringraft::node::{Board, NodeConfig, Post, Shard};
+use ringraft::node::{Board, GroupView, NodeConfig, Post, Shard};
 use ringraft::server::NodeAcceptor;
 use ringraft_io::sim::{ProcessId, Rng, SimIo, World};
 use ringraft_io::{Acceptor, ListenerKind, ShardNo};
@@ -28,10 +28,14 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(world: &World, rng: &mut Rng) -> Cluster {
+    pub(crate) fn any(world: &World, rng: &mut Rng) -> Cluster {
         let nodes = if rng.chance(0.8) { 3 } else { 5 };
         let shards = if rng.chance(0.7) { 1 } else { 2 };
         let groups = [1, 1, 2, 5][rng.index(4)];
+        Cluster::new(world, rng, nodes, shards, groups)
+    }
+
+    pub(crate) fn new(world: &World, rng: &mut Rng, nodes: u64, shards: u16, groups: u64) -> Cluster {
         let members: BTreeMap<PeerId, Vec<String>> =
             (1..=nodes).map(|id| (PeerId(id), vec![format!("node-{id}:peers")])).collect();
         let mut cluster = Cluster {
@@ -157,6 +161,11 @@ impl Cluster {
             *commit = status.commit;
         }
         Ok(())
+    }
+
+    /// The groups of a running process.
+    pub(crate) fn groups_of(&self, process: ProcessId) -> impl Iterator<Item = GroupView<'_, Kv>> {
+        self.running[&process].iter().flat_map(Shard::groups)
     }
 
     /// Whether all nodes run, and show the same state and the same log in every group.

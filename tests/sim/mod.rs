@@ -5,6 +5,7 @@
 
 mod client;
 mod cluster;
+mod rest;
 mod run;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -32,3 +32,11 @@ pub enum WorldError {
         source: io::Error,
     },
 }
+
+impl WorldError {
+    /// Whether it is io_uring that cannot be had: without it a world may well be started.
+    #[must_use]
+    pub fn is_about_rings(&self) -> bool {
+        matches!(self, WorldError::Forbidden(_) | WorldError::Unsupported(_) | WorldError::Memory(_))
+    }
+}

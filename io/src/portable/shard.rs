@@ -121,7 +121,6 @@ impl Portable {
                 return Ok(true);
             }
             if now >= end {
-                self.spin.miss();
                 return Ok(false);
             }
             std::hint::spin_loop();
@@ -131,6 +130,7 @@ impl Portable {
     /// Waits if nothing is there yet.
     fn wait(&mut self, until: Option<Time>, patient: bool) -> io::Result<()> {
         let patient = patient && !self.signal().is_raised();
+        let begin = sys::clock();
         if patient && self.spin(until)? {
             return Ok(());
         }
@@ -139,6 +139,7 @@ impl Portable {
         if patient && timeout.is_none_or(|timeout| !timeout.is_zero()) && self.signal().park() {
             let result = self.look(timeout);
             self.signal().unpark();
+            self.spin.missed(sys::clock().since(begin));
             result
         } else {
             self.look(Some(Duration::ZERO))

@@ -12,12 +12,13 @@ use tokio_uring::fs::File;
 use tokio_uring::net;
 
 use super::explain::explain;
+use super::probe::patiently;
 use super::raw;
 use crate::WorldError;
 use crate::host::control::Net;
 
 /// Entries of the control thread's ring.
-const ENTRIES: u32 = 256;
+pub(super) const ENTRIES: u32 = 256;
 
 /// A runtime on a ring of its own.
 pub(super) struct RingNet;
@@ -30,7 +31,7 @@ impl Net for RingNet {
 
     fn runtime() -> Result<Runtime, WorldError> {
         // Not with deferred task runs: this runtime waits by epoll on the ring, which would never become ready.
-        Runtime::new(tokio_uring::builder().entries(ENTRIES)).map_err(|error| explain(error, 0))
+        patiently(|| Runtime::new(tokio_uring::builder().entries(ENTRIES))).map_err(explain)
     }
 
     fn block_on<T>(runtime: &Runtime, future: impl Future<Output = T>) -> T {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use io_uring::{opcode, squeue, types};
 
 use self::op::{Op, WriteOp};
+use super::probe;
 use super::recv_pool::{self, RecvPool};
 use super::ring::Ring;
 use super::send::SendOp;
@@ -87,8 +88,7 @@ impl Uring {
             sys::pin_thread(usize::from(shard.0)).map_err(failed("pin a shard's thread"))?;
         }
         let ring = Ring::new(config.sq_entries, config.cq_entries)?;
-        let pool = RecvPool::new(&ring.submitter, config.world.recv_buffers, config.world.recv_buffer_size)
-            .map_err(failed("register receive buffers"))?;
+        let pool = probe::pool(&ring.submitter, &config.world)?;
         let table = Table::new(&ring.submitter, config.table_size);
         let own = ring.dup().map_err(failed("duplicate a ring's descriptor"))?;
         assert!(rings[usize::from(shard.0)].set(own).is_ok(), "one ring per shard");
@@ -268,7 +268,6 @@ impl Uring {
                 return Ok(true);
             }
             if now >= end {
-                self.spin.miss();
                 return Ok(false);
             }
             std::hint::spin_loop();
@@ -278,6 +277,7 @@ impl Uring {
     /// Submits, and waits if nothing is there yet.
     fn submit_and_wait(&mut self, wait_until: Option<Time>, patient: bool) -> io::Result<()> {
         let mut patient = patient && !self.signal().is_raised() && !self.ring.has_completions();
+        let begin = sys::clock();
         if patient && self.spin(wait_until)? {
             patient = false;
         }
@@ -286,6 +286,7 @@ impl Uring {
         if patient && timeout.is_none_or(|timeout| !timeout.is_zero()) && self.signal().park() {
             let result = self.ring.enter(1, timeout);
             self.signal().unpark();
+            self.spin.missed(sys::clock().since(begin));
             result
         } else if self.ring.wants_enter() {
             self.ring.enter(0, None)

@@ -175,7 +175,8 @@ fn entry_type(kind: EntryKind) -> EntryType {
 /// that is given up is not told to who asked, who asks again in time.
 ///
 /// # Panics
-/// If it is a snapshot, which takes more than a message; or if the entries are not as many as the append names.
+/// If it is a snapshot, which takes more than a message; if the entries are not as many as the append names; or if it is
+/// for a witness.
 #[must_use]
 pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> Option<raftpb::Message> {
     let Message { from, to, term, body } = *message;
@@ -183,8 +184,8 @@ pub fn encode(message: &Message, entries: Vec<raftpb::Entry>) -> Option<raftpb::
     let mut named = 0;
     let mut about = |id: EntryId| (out.log_term, out.index) = (id.term.0, id.index.0);
     let kind = match body {
-        // etcd knows no witnesses, so nothing is ever stripped for one.
-        Body::Append { prev, last, commit, payloads: _ } => {
+        Body::Append { prev, last, commit, payloads } => {
+            assert!(payloads == Payloads::All, "etcd has no witnesses");
             about(prev);
             named = last.0 - prev.index.0;
             (out.commit, out.entries) = (commit.0, entries);
@@ -288,8 +289,8 @@ pub fn conf_state(conf: &raftpb::ConfState) -> ConfState {
         voters_outgoing: list(&conf.voters_outgoing),
         learners: list(&conf.learners),
         learners_next: list(&conf.learners_next),
-        auto_leave: conf.auto_leave,
         witnesses: Vec::new(),
+        auto_leave: conf.auto_leave,
     }
 }
 

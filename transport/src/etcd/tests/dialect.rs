@@ -74,6 +74,13 @@ fn messages_go_both_ways() {
 }
 
 #[test]
+fn an_answer_that_etcd_does_not_know_is_not_sent() {
+    let body = Body::ReadIndexReject { id: ReadId(7), busy: true };
+    let message = Message { from: PeerId(7), to: PeerId(1), term: Term(0), body };
+    assert_eq!(encode(&message, vec![]), None);
+}
+
+#[test]
 fn entries_go_both_ways_as_records() {
     let kinds = [(0, EntryKind::Normal), (1, EntryKind::ConfChange), (2, EntryKind::ConfChangeV2)];
     let mut sent = vec![entry(5, 2, None), entry(6, 2, Some(b"one")), entry(7, 3, Some(b"seven bytes and more"))];
