@@ -5,6 +5,7 @@
 
 mod client;
 mod cluster;
+mod deposed;
 mod rest;
 mod run;
 
