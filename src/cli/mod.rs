@@ -3,6 +3,7 @@
 mod bench;
 mod dev;
 mod kv;
+mod local;
 mod log;
 mod serve;
 
