@@ -101,7 +101,7 @@ pub use progress::{Progress, ProgressState};
 pub use raft::{Lost, Proposed, Raft, Stepped};
 pub use ready::{AfterSync, Append, ReadState, Ready, SteppedDown, SyncTicket, TransferEnd, TransferEnded};
 pub use status::Status;
-pub use storage::{Storage, StorageError};
+pub use storage::{Sizes, Storage, StorageError};
 pub use types::{
     ConfState, EntryId, EntryKind, EntryMeta, GroupId, HardState, Index, PeerId, ReadId, Role, SoftState, Term,
 };

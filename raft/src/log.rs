@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::config::Compat;
 use crate::event::LogSummary;
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Sizes, Storage, StorageError};
 use crate::types::{EntryId, EntryKind, EntryMeta, Index, Term};
 use crate::unstable::Unstable;
 
@@ -33,6 +33,9 @@ struct HandedOut {
     size: u64,
     payload: u64,
 }
+
+/// Entries that are added up without looking at limits in between; a backlog of more is not added up over and over.
+const WHOLE_LOT_MAX: u64 = 1 << 14;
 
 /// Lots remembered one by one; further ones are added to the last.
 const HANDED_OUT_MAX: usize = 64;
@@ -118,7 +121,7 @@ impl<S: Storage> RaftLog<S> {
                 return Ok((end, size));
             }
         }
-        while let Some(meta) = self.unstable.meta(end.next()) {
+        for meta in self.unstable.metas_after(end) {
             let more = size_of(end.next(), meta);
             if end > after && size.saturating_add(more) > size_max {
                 break;
@@ -220,19 +223,7 @@ impl<S: Storage> RaftLog<S> {
         if before == upto {
             return (before, before);
         }
-        let budget = self.apply_size_max.saturating_sub(self.handed_out_size);
-        let mut lot = HandedOut { last: before, size: 0, payload: 0 };
-        let (unstable_from, size_of) = (self.unstable.offset, self.sizes());
-        while lot.last < upto {
-            let index = lot.last.next();
-            let meta = if index < unstable_from { self.storage.meta(index) } else { self.meta(index) };
-            let meta = meta.expect("entries stay in the log until applied");
-            let more = size_of(index, meta);
-            if lot.last > before && lot.size + more > budget {
-                break;
-            }
-            lot = HandedOut { last: index, size: lot.size + more, payload: lot.payload + u64::from(meta.size) };
-        }
+        let lot = self.whole_lot(before, upto).unwrap_or_else(|| self.lot_within_budget(before, upto));
         self.applying = lot.last;
         self.handed_out_size += lot.size;
         self.apply_paused = self.handed_out_size >= self.apply_size_max || lot.last < upto;
@@ -244,6 +235,38 @@ impl<S: Storage> RaftLog<S> {
             _ => self.handed_out.push_back(lot),
         }
         (before, lot.last)
+    }
+
+    fn apply_budget(&self) -> u64 {
+        self.apply_size_max.saturating_sub(self.handed_out_size)
+    }
+
+    /// All of it at once, if limits allow: storage adds up faster than we could here, entry by entry.
+    fn whole_lot(&self, after: Index, upto: Index) -> Option<HandedOut> {
+        // etcd counts other sizes, and hands out what is not durable.
+        if self.compat != Compat::Off || upto >= self.unstable.offset || upto.0 - after.0 > WHOLE_LOT_MAX {
+            return None;
+        }
+        let Sizes { encoded: size, payload } = self.storage.sizes(after, upto).ok()?;
+        (size <= self.apply_budget()).then_some(HandedOut { last: upto, size, payload })
+    }
+
+    /// As much of it as limits allow, but one entry at least.
+    fn lot_within_budget(&self, after: Index, upto: Index) -> HandedOut {
+        let budget = self.apply_budget();
+        let mut lot = HandedOut { last: after, size: 0, payload: 0 };
+        let (unstable_from, size_of) = (self.unstable.offset, self.sizes());
+        while lot.last < upto {
+            let index = lot.last.next();
+            let meta = if index < unstable_from { self.storage.meta(index) } else { self.meta(index) };
+            let meta = meta.expect("entries stay in the log until applied");
+            let more = size_of(index, meta);
+            if lot.last > after && lot.size + more > budget {
+                break;
+            }
+            lot = HandedOut { last: index, size: lot.size + more, payload: lot.payload + u64::from(meta.size) };
+        }
+        lot
     }
 
     /// Everything up to `index` is applied. Returns the payload bytes of the lots that are through.

@@ -130,16 +130,22 @@ impl<S: Storage> Raft<S> {
             self.messages.push(message);
             return;
         }
-        // One write, one acknowledgement: the higher one says all.
-        if let (Body::AppendAck { index }, Some(before)) = (body, self.after_sync.last_mut())
-            && let Body::AppendAck { index: said } = &mut before.body
-            && (before.to, before.term) == (to, term)
-            && self.config.compat == Compat::Off
-        {
-            *said = index.max(*said);
-            return;
+        match body {
+            Body::AppendAck { index } if self.merge_ack(to, term, index) => {}
+            _ => self.after_sync.push(message),
         }
-        self.after_sync.push(message);
+    }
+
+    /// One write, one acknowledgement: the higher one says all. Whether one waits that says it now.
+    #[inline]
+    pub(crate) fn merge_ack(&mut self, to: PeerId, term: Term, index: Index) -> bool {
+        let Some(before) = self.after_sync.last_mut() else { return false };
+        let Body::AppendAck { index: said } = &mut before.body else { return false };
+        let same = (before.to, before.term) == (to, term) && self.config.compat == Compat::Off;
+        if same {
+            *said = index.max(*said);
+        }
+        same
     }
 
     /// Drops appends that wait to be taken and reach beyond `index`: those entries are being replaced, and a range says

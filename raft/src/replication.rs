@@ -18,7 +18,9 @@ impl<S: Storage> Raft<S> {
     pub(crate) fn append_own(&mut self, kind: EntryKind, size: u32) -> EntryId {
         self.log.unstable.push(EntryMeta { term: self.term, kind, size });
         let index = self.log.last_index();
-        self.send(self.config.id, Body::AppendAck { index });
+        if !self.merge_ack(self.config.id, self.term, index) {
+            self.send(self.config.id, Body::AppendAck { index });
+        }
         EntryId { term: self.term, index }
     }
 
@@ -43,6 +45,19 @@ impl<S: Storage> Raft<S> {
 
     /// Asks for an append to everybody else.
     pub(crate) fn broadcast_append(&mut self) {
+        if self.etcd() {
+            return self.broadcast_append_now();
+        }
+        for (id, progress) in self.tracker.iter_mut() {
+            if id != self.config.id && !progress.is_paused() {
+                progress.wanted = Wanted::Append;
+                self.sends_wanted = true;
+            }
+        }
+    }
+
+    #[cold]
+    fn broadcast_append_now(&mut self) {
         for at in 0..self.tracker.count() {
             if self.tracker.id(at) != self.config.id {
                 self.want(at, Wanted::Append);

@@ -60,6 +60,11 @@ impl Tracker {
 
     /// Position of a member, by which the other methods name it.
     pub(crate) fn find(&self, id: PeerId) -> Option<usize> {
+        // Few are looked through faster than they are halved.
+        const FEW: usize = 8;
+        if self.peers.len() <= FEW {
+            return self.peers.iter().position(|(peer, _)| *peer == id);
+        }
         self.peers.binary_search_by_key(&id, |(peer, _)| *peer).ok()
     }
 

@@ -42,6 +42,13 @@ impl Unstable {
         self.entries.get(usize::try_from(at).ok()?).copied()
     }
 
+    /// The entries after `index`, which is at least the one before `offset`.
+    pub(crate) fn metas_after(&self, index: Index) -> impl Iterator<Item = EntryMeta> {
+        let from = index.next().0.saturating_sub(self.offset.0);
+        let from = usize::try_from(from).expect("within a list").min(self.entries.len());
+        self.entries.range(from..).copied()
+    }
+
     /// Term of an entry, or of the snapshot itself.
     pub(crate) fn term(&self, index: Index) -> Option<Term> {
         match self.snapshot {

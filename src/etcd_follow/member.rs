@@ -43,14 +43,15 @@ pub(super) struct Member<I: Io> {
     engine: Engine,
     raft: Raft<GroupLog>,
     seed: GroupSeed,
+    /// What has arrived and was not looked at yet. Stands before the sockets: whoever waits there for an answer to one
+    /// of these has to be let go first.
+    events: VecDeque<Event>,
     net: Net,
     shared: Arc<Shared>,
     snapshots: Snapshots,
     membership: Membership,
     /// Writes that are not known to be durable, and what waits for them.
     held: VecDeque<Held>,
-    /// What has arrived and was not looked at yet.
-    events: VecDeque<Event>,
     /// Up to where entries were told.
     told: Index,
     /// A snapshot that is being installed.
@@ -62,6 +63,8 @@ pub(super) struct Member<I: Io> {
     /// Whether a read is wanted that shows how far the log is.
     frontier_wanted: bool,
     removed: bool,
+    /// Whom messages did not get out to. Raft is told when nothing hangs on what it said before.
+    unreachable: Vec<PeerId>,
     ready: Ready,
     completions: Vec<Completion>,
     runs: Vec<Bytes>,
@@ -74,6 +77,8 @@ pub(super) struct Membership {
     /// Where each is reached. Known before the log says so.
     pub(super) addresses: BTreeMap<PeerId, Vec<String>>,
     pub(super) cluster_version: String,
+    /// The members as they were said to be when we asked: for others, until our log tells.
+    pub(super) asked: Members,
 }
 
 struct Held {
@@ -113,12 +118,12 @@ impl<I: Io> Member<I> {
             engine,
             raft,
             seed,
+            events: VecDeque::new(),
             net,
             shared,
             snapshots,
             membership,
             held: VecDeque::new(),
-            events: VecDeque::new(),
             told,
             installing: None,
             next_tick,
@@ -126,6 +131,7 @@ impl<I: Io> Member<I> {
             requests: 0,
             frontier_wanted: true,
             removed: false,
+            unreachable: Vec::new(),
             ready: Ready::default(),
             completions: Vec::new(),
             runs: Vec::new(),
@@ -318,7 +324,9 @@ impl<I: Io> Member<I> {
             Ok(Proposed::Forward(leader)) => {
                 let mut message = dialect::proposal(self.config.id, leader, Bytes::new());
                 message.entries = vec![entry.clone()];
-                self.net.send(message);
+                if !self.net.send(message) {
+                    self.notice(format!("a proposal is dropped: {:x} is not reached", leader.0));
+                }
             }
             Err(refused) => self.notice(format!("a proposal is dropped: {refused}")),
         }
@@ -343,6 +351,9 @@ impl<I: Io> Member<I> {
     // What raft wants done.
 
     fn drive(&mut self) -> Result<(), FollowError> {
+        for peer in self.unreachable.drain(..) {
+            self.raft.report_unreachable(peer);
+        }
         loop {
             while self.raft.has_ready() && self.has_room() {
                 let mut ready = std::mem::take(&mut self.ready);
@@ -409,8 +420,10 @@ impl<I: Io> Member<I> {
             }
             _ => {}
         }
-        if let Some(message) = dialect::encode(&message, entries) {
-            self.net.send(message);
+        if let Some(words) = dialect::encode(&message, entries)
+            && !self.net.send(words)
+        {
+            self.unreachable.push(message.to);
         }
         Ok(())
     }
@@ -488,7 +501,9 @@ impl<I: Io> Member<I> {
                 let ids = [&conf.voters, &conf.voters_outgoing, &conf.learners, &conf.learners_next];
                 if ids.iter().map(|list| list.len()).sum::<usize>() > MEMBERS_MAX {
                     Err("too many members".to_owned())
-                } else if at.index <= self.raft.commit() || self.installing.is_some() {
+                } else if self.installing.is_some() {
+                    Err("another snapshot is being installed".to_owned())
+                } else if at.index <= self.raft.commit() {
                     // What it says is known; raft answers with how far we are.
                     self.raft.step_snapshot(message, at, &conf).map(drop).map_err(|error| error.to_string())
                 } else {
@@ -699,7 +714,8 @@ impl Membership {
     }
 
     fn sayings(&self) -> Sayings {
-        Sayings { members: self.members.to_json(), cluster_version: self.cluster_version.clone() }
+        let members = if self.members.iter().next().is_some() { &self.members } else { &self.asked };
+        Sayings { members: members.to_json(), cluster_version: self.cluster_version.clone() }
     }
 
     fn takes_new_requests(&self) -> bool {

@@ -77,14 +77,19 @@ impl Members {
         Members { list: BTreeMap::new(), removed: BTreeSet::new(), learners_max }
     }
 
+    /// These.
+    #[must_use]
+    pub fn of(list: Vec<Member>, learners_max: usize) -> Members {
+        let list = list.into_iter().map(|member| (PeerId(member.id), member)).collect();
+        Members { list, removed: BTreeSet::new(), learners_max }
+    }
+
     /// Reads the list that members give at `/members`.
     ///
     /// # Errors
     /// If it is none.
     pub fn parse(json: &str, learners_max: usize) -> Result<Members, serde_json::Error> {
-        let list: Vec<Member> = serde_json::from_str(json)?;
-        let list = list.into_iter().map(|member| (PeerId(member.id), member)).collect();
-        Ok(Members { list, removed: BTreeSet::new(), learners_max })
+        Ok(Members::of(serde_json::from_str(json)?, learners_max))
     }
 
     /// Reads the members from what a snapshot says beside its database: etcd's v2 store. Nothing if they are not there.

@@ -11,12 +11,14 @@
 //! | `join` | which cluster it is, and who we are in it |
 //! | `snapshots` | what a leader sends when the log no longer goes back far enough |
 //! | `queue` | what lies between the threads |
+//! | [`show`] | entries as text and JSON |
 
 mod join;
 mod member;
 pub mod members;
 pub mod net;
 mod queue;
+pub mod show;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -477,6 +479,7 @@ fn open(
         addresses: known.collect::<BTreeMap<_, _>>(),
         members,
         cluster_version: place.cluster_version.clone(),
+        asked: Members::of(place.members.clone(), config.learners_max),
     };
     let mut raft_config = ringraft_raft::Config::new(id);
     raft_config.applied = base.index;

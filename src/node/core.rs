@@ -1,6 +1,6 @@
 //! What a shard knows and decides, apart from its doors to disk and network: groups, waiting requests, connections.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -19,13 +19,13 @@ use super::agenda::Agenda;
 use super::arena::Arena;
 use super::config::NodeConfig;
 use super::error::NodeError;
-use super::mail::{Mail, Post, ReplyTo};
+use super::mail::{Mail, Post, ReplyTo, RequestKind};
 use super::reads::{Query, Reads};
 use super::status::Board;
 use super::waiters::{WaiterId, Waiters};
 use crate::machine::StateMachine;
 use crate::protocol::{Answer, Request, Status};
-use crate::server::clients::Clients;
+use crate::server::clients::{Clients, Place};
 
 /// One raft group of this shard.
 pub(crate) struct Group<M> {
@@ -51,7 +51,8 @@ pub(crate) struct Core<M> {
     pub(crate) shard: ShardNo,
     pub(crate) now: Time,
     pub(crate) groups: Vec<Group<M>>,
-    pub(crate) slots: HashMap<GroupId, usize>,
+    /// By the number of the group; [`NO_SLOT`] for those of other shards.
+    slots: Vec<u32>,
     pub(crate) agenda: Agenda,
     pub(crate) clients: Clients,
     pub(crate) post: Post,
@@ -80,6 +81,8 @@ struct OpenRun {
     last: Index,
 }
 
+const NO_SLOT: u32 = u32::MAX;
+
 /// Why a read is refused whose client does not read its answers.
 const UNREAD: &str = "too many answers wait to be read; read them and try again";
 
@@ -105,7 +108,7 @@ impl<M: StateMachine> Core<M> {
             shard,
             now,
             groups: Vec::new(),
-            slots: HashMap::new(),
+            slots: Vec::new(),
             agenda: Agenda::new(config.tick, now),
             clients,
             post,
@@ -132,9 +135,19 @@ impl<M: StateMachine> Core<M> {
 
     pub(crate) fn add_group(&mut self, group: Group<M>) {
         let slot = self.groups.len();
-        self.slots.insert(group.id, slot);
+        let number = usize::try_from(group.id.0).expect("groups are numbered from 0");
+        if number >= self.slots.len() {
+            self.slots.resize(number + 1, NO_SLOT);
+        }
+        self.slots[number] = u32::try_from(slot).expect("slots have 32 bits");
         self.groups.push(group);
         self.agenda.add();
+    }
+
+    /// Where a group of this shard is; `None`: it is not of this shard.
+    pub(crate) fn slot(&self, group: GroupId) -> Option<usize> {
+        let slot = *self.slots.get(usize::try_from(group.0).ok()?)?;
+        (slot != NO_SLOT).then_some(slot as usize)
     }
 
     // ---- driving groups ----
@@ -266,13 +279,13 @@ impl<M: StateMachine> Core<M> {
 
     /// Whether the log of a group of this shard holds this entry, or begins right behind it.
     pub(crate) fn holds(&self, group: GroupId, id: EntryId) -> bool {
-        let raft = self.slots.get(&group).map(|slot| &self.groups[*slot].raft);
+        let raft = self.slot(group).map(|slot| &self.groups[slot].raft);
         raft.is_some_and(|raft| raft.storage().term(id.index).is_ok_and(|term| term == id.term))
     }
 
     /// Whether a snapshot of this group waits for its mark in the log to become durable.
     pub(crate) fn is_installing(&self, group: GroupId) -> bool {
-        self.slots.get(&group).is_some_and(|slot| self.groups[*slot].installing.is_some())
+        self.slot(group).is_some_and(|slot| self.groups[slot].installing.is_some())
     }
 
     /// How a snapshot went on its way to a peer.
@@ -282,7 +295,7 @@ impl<M: StateMachine> Core<M> {
 
     /// A snapshot has come for a group of ours, whole and verified; whether it replaces the log.
     pub(crate) fn install(&mut self, head: &SnapshotHead, from: PeerId, conf: &ConfState, machine: M) -> bool {
-        let Some(slot) = self.slots.get(&head.group).copied() else { return false };
+        let Some(slot) = self.slot(head.group) else { return false };
         self.seal_run();
         let body = Body::Snapshot { at: head.at, payloads: Payloads::All };
         let message = Message { from, to: self.config.node, term: head.term, body };
@@ -401,37 +414,42 @@ impl<M: StateMachine> Core<M> {
     // ---- requests ----
 
     /// A client's request, at the shard of its connection.
-    pub(crate) fn route(&mut self, stream: StreamId, id: u64, bytes: &[u8]) {
+    pub(crate) fn route(&mut self, stream: StreamId, place: Place, id: u64, bytes: &[u8]) {
         let op = bytes.first().copied().unwrap_or_default();
-        let to = ReplyTo { shard: self.shard, stream, id, op };
+        let to = ReplyTo { shard: self.shard, stream, place, id, op };
         let request = match Request::decode(bytes) {
             Ok(request) => request,
             Err(error) => return self.answer_error(to, error.status(), 0, &error.to_string()),
         };
-        if request == Request::Status {
-            return self.answer_status(to);
-        }
+        let kind = match &request {
+            Request::Status => return self.answer_status(to),
+            Request::Write(_) => RequestKind::Write,
+            Request::Read(query) if query.serializable() => RequestKind::Query,
+            Request::Read(_) => RequestKind::Read,
+        };
         let Some(group) = request.group(self.config.groups).map(GroupId) else {
             return self.answer_error(to, Status::Malformed, 0, "there is no such group");
         };
         let shard = self.config.shard_of(group);
         if shard == self.shard {
-            self.request(group, to, &request, bytes);
-        } else if self.post.request(shard, group, to, Bytes::copy_from_slice(bytes)).is_err() {
+            return self.request(group, to, kind, bytes, || Bytes::copy_from_slice(bytes));
+        }
+        let mail = Mail::Request { group, from: to, kind, request: Bytes::copy_from_slice(bytes) };
+        if self.post.send(shard, mail).is_err() {
             self.answer_error(to, Status::Overloaded, 0, "the shard of this key is overloaded; try again");
         }
     }
 
-    /// A request for a group of this shard.
-    fn request(&mut self, group: GroupId, to: ReplyTo, request: &Request<'_>, bytes: &[u8]) {
-        let slot = *self.slots.get(&group).expect("the configuration says that it is of this shard");
+    /// A request for a group of this shard. `keep` gives its bytes for longer.
+    fn request(&mut self, group: GroupId, to: ReplyTo, kind: RequestKind, bytes: &[u8], keep: impl FnOnce() -> Bytes) {
+        let slot = self.slot(group).expect("the configuration says that it is of this shard");
         let deadline = self.now + self.config.request_timeout;
-        match request {
-            Request::Write(_) if record::encoded_len(ENVELOPE + bytes.len()) > self.config.record_size_max => {
+        match kind {
+            RequestKind::Write if record::encoded_len(ENVELOPE + bytes.len()) > self.config.record_size_max => {
                 let text = format!("a request of {} bytes is more than a log record may have here", bytes.len());
                 self.answer_error(to, Status::TooLarge, 0, &text);
             }
-            Request::Write(_) => {
+            RequestKind::Write => {
                 let Ok(waiter) = self.waiters.park(to, deadline) else { return self.overloaded(to) };
                 let envelope = [self.origin.to_le_bytes(), waiter.0.to_le_bytes()];
                 if let Err(refused) = self.propose(slot, &[envelope.as_flattened(), bytes]) {
@@ -439,15 +457,14 @@ impl<M: StateMachine> Core<M> {
                     self.refuse(slot, to, refused);
                 }
             }
-            Request::Read(query) if query.serializable() => self.query(slot, to, bytes),
-            Request::Read(_) if self.reads_waiting >= self.config.requests_max => self.overloaded(to),
-            Request::Read(_) => {
+            RequestKind::Query => self.query(slot, to, bytes),
+            RequestKind::Read if self.reads_waiting >= self.config.requests_max => self.overloaded(to),
+            RequestKind::Read => {
                 self.reads_waiting += 1;
-                let query = Query { to, deadline, request: Bytes::copy_from_slice(bytes) };
+                let query = Query { to, deadline, request: keep() };
                 self.wake(slot).reads.push(query);
                 self.agenda.reading.insert(slot);
             }
-            Request::Status => self.answer_status(to),
         }
     }
 
@@ -466,8 +483,12 @@ impl<M: StateMachine> Core<M> {
     }
 
     /// Whether so many answers wait to be read at the other end that a big one must be refused.
-    fn is_backed_up(&self, to: ReplyTo) -> bool {
-        if to.shard == self.shard { self.clients.is_backed_up(to.stream) } else { self.post.is_backed_up(to.shard) }
+    fn is_backed_up(&mut self, to: ReplyTo) -> bool {
+        if to.shard == self.shard {
+            self.clients.is_backed_up(to.place, to.stream)
+        } else {
+            self.post.is_backed_up(to.shard)
+        }
     }
 
     fn refuse(&mut self, slot: usize, to: ReplyTo, refused: Refused) {
@@ -589,7 +610,7 @@ impl<M: StateMachine> Core<M> {
         if to.shard != self.shard {
             self.post.answer(to, Bytes::copy_from_slice(answer));
         } else {
-            self.clients.reply(to.stream, to.id, answer);
+            self.clients.reply(to.place, to.stream, to.id, answer);
         }
     }
 
@@ -598,10 +619,8 @@ impl<M: StateMachine> Core<M> {
     pub(crate) fn read_post(&mut self) {
         while let Some(mail) = self.post.next() {
             match mail {
-                Mail::Request { group, from, request } => {
-                    let bytes = request;
-                    let request = Request::decode(&bytes).expect("decoded before it was sent here");
-                    self.request(group, from, &request, &bytes);
+                Mail::Request { group, from, kind, request } => {
+                    self.request(group, from, kind, &request, || request.clone());
                 }
                 Mail::Answer { to, answer } => self.deliver(to, &answer),
             }
@@ -614,11 +633,9 @@ impl<M: StateMachine> Core<M> {
             Completion::Accepted { stream, .. } => self.clients.accept(io, stream),
             Completion::Received { stream, data } => {
                 let Some(mut inbox) = self.clients.take_inbox(stream) else { return };
-                let outcome = inbox.feed(&data, |id, request| {
-                    self.clients.count_request(stream);
-                    self.route(stream, id, request);
-                });
-                self.clients.put_inbox(io, stream, inbox, outcome);
+                let place = inbox.place;
+                let outcome = inbox.feed(&data, |id, request| self.route(stream, place, id, request));
+                self.clients.put_inbox(io, inbox, outcome);
             }
             Completion::Sent { stream, .. } => self.clients.sent(stream),
             Completion::Closed { stream, .. } => self.clients.closed(stream),
@@ -629,7 +646,7 @@ impl<M: StateMachine> Core<M> {
 
 impl<M: StateMachine> Inbound for Core<M> {
     fn append(&mut self, group: GroupId, message: Message, records: &[u8]) {
-        let Some(slot) = self.slots.get(&group).copied() else {
+        let Some(slot) = self.slot(group) else {
             self.refused_messages += 1;
             return;
         };
@@ -666,7 +683,7 @@ impl<M: StateMachine> Inbound for Core<M> {
     }
 
     fn message(&mut self, group: GroupId, message: Message) {
-        let Some(slot) = self.slots.get(&group).copied() else {
+        let Some(slot) = self.slot(group) else {
             self.refused_messages += 1;
             return;
         };
@@ -676,7 +693,7 @@ impl<M: StateMachine> Inbound for Core<M> {
     }
 
     fn proposal(&mut self, group: GroupId, from: PeerId, payload: &[u8]) {
-        let Some(slot) = self.slots.get(&group).copied() else {
+        let Some(slot) = self.slot(group) else {
             self.refused_messages += 1;
             return;
         };

@@ -152,8 +152,10 @@ mod tests {
     use super::*;
     use ringraft_io::{ShardNo, StreamId};
 
+    use crate::server::clients::Place;
+
     fn query(id: u64, deadline: u64) -> Query {
-        let to = ReplyTo { shard: ShardNo(0), stream: StreamId(1), id, op: 2 };
+        let to = ReplyTo { shard: ShardNo(0), stream: StreamId(1), place: Place(0), id, op: 2 };
         Query { to, deadline: Time(deadline), request: Bytes::new() }
     }
 

@@ -189,7 +189,7 @@ impl<M: StateMachine> Snapshots<M> {
             return false;
         }
         for group in engine.pinning_groups() {
-            let slot = *core.slots.get(&group).expect("the log's groups are ours");
+            let slot = core.slot(group).expect("the log's groups are ours");
             let raft = &core.groups[slot].raft;
             match raft.storage().snapshot() {
                 // Its last snapshot covers everything, but entries were kept behind it: they are what pins.

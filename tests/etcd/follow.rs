@@ -136,6 +136,8 @@ fn a_learner_becomes_a_voter_that_the_cluster_can_count_on() {
     // A second etcd joins, which learns of us from the first.
     let mut b = Etcd::new("b", dir.path(), &[]);
     a.add(&b.relay.url(), false);
+    // It may ask us who belongs to the cluster, and ends if it does not find itself.
+    until("we know of b", || (told.follower.status().members == 3).then_some(()));
     b.start(&[a.entry(), b.entry(), format!("follower={}", relay.url())], "existing");
     until("b has caught up", || b.get("voted"));
 
@@ -188,6 +190,8 @@ fn the_only_one_with_the_newest_entry_leads_until_another_has_it() {
     a.promote(id);
     let mut b = Etcd::new("b", dir.path(), &[]);
     a.add(&b.relay.url(), false);
+    // It may ask us who belongs to the cluster, and ends if it does not find itself.
+    until("we know of b", || (told.follower.status().members == 3).then_some(()));
     b.start(&[a.entry(), b.entry(), format!("follower={}", relay.url())], "existing");
     until("b has caught up", || b.get("first"));
 
@@ -218,6 +222,32 @@ fn the_only_one_with_the_newest_entry_leads_until_another_has_it() {
     assert_eq!(told.entries.last().unwrap().id.term, term, "nobody has asked for votes since");
     a.assert_runs();
     b.assert_runs();
+}
+
+#[test]
+fn asked_to_lead_it_hands_over() {
+    if !can_run() {
+        return;
+    }
+    let dir = run_dir("etcd-asked");
+    let (mut a, relay, port, id) = one_and_a_learner(dir.path(), &[]);
+    let mut told = Told::start(&config(&[&a], &relay, port, dir.path()));
+    a.promote(id);
+    a.put("before", "it leads");
+    told.wait_put("before", "it leads");
+    let before = told.entries.last().unwrap().id.term;
+    let etcd = until("it answers", || a.id());
+    // The answer may be that it has not worked, for we lead too shortly for etcd to see.
+    let _ = a.transfer_leader(id);
+    a.put("after", "it has led");
+    told.wait_put("after", "it has led");
+    until("etcd leads again", || (a.leader()? == etcd).then_some(()));
+    a.put("and", "goes on");
+    told.wait_put("and", "goes on");
+    assert!(told.entries.last().unwrap().id.term.0 >= before.0 + 2, "we have led, and etcd again");
+    assert!(told.notices.iter().any(|notice| notice.contains("hand over")), "{:?}", told.notices);
+    assert_eq!(told.follower.status().role, Role::Follower);
+    a.assert_runs();
 }
 
 #[test]

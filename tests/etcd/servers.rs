@@ -191,10 +191,22 @@ impl Etcd {
         }
     }
 
+    /// Asks it to hand leadership to this member.
+    pub(crate) fn transfer_leader(&self, id: u64) -> Result<(), String> {
+        let body = json!({"targetID": id.to_string()});
+        self.ask("/v3/maintenance/transfer-leadership", &body, Duration::from_secs(10)).map(drop)
+    }
+
     /// Whom it believes to lead.
     pub(crate) fn leader(&self) -> Option<u64> {
         let status = self.ask("/v3/maintenance/status", &json!({}), Duration::from_secs(5)).ok()?;
         Some(id(&status["leader"])).filter(|id| *id != 0)
+    }
+
+    /// The last entry that it knows to be committed.
+    pub(crate) fn commit(&self) -> Option<u64> {
+        let status = self.ask("/v3/maintenance/status", &json!({}), Duration::from_secs(5)).ok()?;
+        Some(id(&status["raftIndex"]))
     }
 
     /// Who it is.

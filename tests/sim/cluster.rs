@@ -9,9 +9,11 @@ use ringraft::kv::Kv;
 use ringraft::machine::StateMachine;
 use ringraft::node::{Board, GroupView, NodeConfig, Post, Shard};
 use ringraft::server::NodeAcceptor;
-use ringraft_io::sim::{ProcessId, Rng, SimIo, World};
+use ringraft_io::sim::{ProcessId, Rng, SimIo, Step, World};
 use ringraft_io::{Acceptor, ListenerKind, ShardNo};
 use ringraft_raft::{GroupId, Index, PeerId, Role, Storage, Term};
+
+use super::client::SimClient;
 
 type SimShard = Shard<SimIo, Kv>;
 
@@ -32,7 +34,12 @@ impl Cluster {
         let nodes = if rng.chance(0.8) { 3 } else { 5 };
         let shards = if rng.chance(0.7) { 1 } else { 2 };
         let groups = [1, 1, 2, 5][rng.index(4)];
-        Cluster::new(world, rng, nodes, shards, groups)
+        let mut cluster = Cluster::new(world, rng, nodes, shards, groups);
+        if rng.chance(0.3) {
+            let priorities: Vec<u8> = (0..nodes).map(|_| u8::try_from(rng.between(1, 4)).expect("small")).collect();
+            cluster.set_priorities(&priorities);
+        }
+        cluster
     }
 
     pub(crate) fn new(world: &World, rng: &mut Rng, nodes: u64, shards: u16, groups: u64) -> Cluster {
@@ -74,6 +81,13 @@ impl Cluster {
             cluster.configs.insert(process, config);
         }
         cluster
+    }
+
+    /// How soon each node asks to lead; before they are opened.
+    pub(crate) fn set_priorities(&mut self, priorities: &[u8]) {
+        for (config, priority) in self.configs.values_mut().zip(priorities) {
+            config.priority = *priority;
+        }
     }
 
     fn acceptor(config: &NodeConfig) -> Arc<dyn Acceptor> {
@@ -133,6 +147,22 @@ impl Cluster {
                 if text.contains("log") { Ok(()) } else { Err(format!("unexpected end of a shard: {text}")) }
             }
             Err(error) => Err(format!("{} ended: {error}", self.world.name(process))),
+        }
+    }
+
+    /// Lets the nodes, and a client of theirs, go on for so long without a fault; how many turns the nodes took.
+    pub(crate) fn run(&mut self, mut client: Option<&mut SimClient>, time: Duration) -> u64 {
+        let mut turns = 0;
+        self.world.schedule(self.world.now() + time, 0);
+        loop {
+            match self.world.next().expect("the end is scheduled") {
+                Step::Shard { process, shard } if self.owns(process) => {
+                    turns += 1;
+                    self.turn(process, shard).expect("nothing goes wrong");
+                }
+                Step::Shard { .. } => client.as_mut().expect("whose else").turn(),
+                Step::Driver(_) => return turns,
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 mod client;
 mod cluster;
 mod deposed;
+mod priority;
 mod rest;
 mod run;
 

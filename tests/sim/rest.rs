@@ -3,28 +3,10 @@
 use std::time::Duration;
 
 use ringraft_io::ShardNo;
-use ringraft_io::sim::{Rng, Step, World, WorldConfig};
+use ringraft_io::sim::{Rng, World, WorldConfig};
 
 use super::client::SimClient;
 use super::cluster::Cluster;
-
-const END: u64 = 1;
-
-/// Runs the world for so long; how many turns the nodes took.
-fn run(world: &World, cluster: &mut Cluster, client: &mut SimClient, time: Duration) -> u64 {
-    let mut turns = 0;
-    world.schedule(world.now() + time, END);
-    loop {
-        match world.next().expect("the end is scheduled") {
-            Step::Shard { process, shard } if cluster.owns(process) => {
-                turns += 1;
-                cluster.turn(process, shard).expect("nothing goes wrong");
-            }
-            Step::Shard { .. } => client.turn(),
-            Step::Driver(_) => return turns,
-        }
-    }
-}
 
 #[test]
 fn a_lone_node_at_rest_takes_no_turns() {
@@ -35,21 +17,21 @@ fn a_lone_node_at_rest_takes_no_turns() {
     let process = world.add_client("client", 1);
     let io = world.io(process, ShardNo(0));
     let mut client = SimClient::new(io, rng, 1, cluster.client_endpoints(), cluster.groups, 30);
-    run(&world, &mut cluster, &mut client, Duration::from_secs(20));
+    cluster.run(Some(&mut client), Duration::from_secs(20));
     let known = client.known();
     assert!(known > 100, "only {known} operations");
     let most = |cluster: &Cluster| cluster.groups_of(node).map(|group| group.raft.memory()).max();
     let busy = most(&cluster);
 
     client.resting = true;
-    run(&world, &mut cluster, &mut client, Duration::from_secs(20));
-    assert_eq!(run(&world, &mut cluster, &mut client, Duration::from_secs(3600)), 0, "turns in an hour of rest");
+    cluster.run(Some(&mut client), Duration::from_secs(20));
+    assert_eq!(cluster.run(Some(&mut client), Duration::from_secs(3600)), 0, "turns in an hour of rest");
     let rest = most(&cluster);
     assert!(rest < Some(1024) && rest < busy, "{rest:?} bytes of a group, {busy:?} when it was busy");
 
     // And it is there when it is needed.
     client.resting = false;
-    run(&world, &mut cluster, &mut client, Duration::from_secs(20));
+    cluster.run(Some(&mut client), Duration::from_secs(20));
     assert!(client.known() > known + 100, "{} operations after {known}", client.known());
 }
 
@@ -62,15 +44,15 @@ fn followers_at_rest_hear_of_time_by_their_leaders_only() {
     }
     let process = world.add_client("client", 1);
     let mut client = SimClient::new(world.io(process, ShardNo(0)), rng, 1, cluster.client_endpoints(), 5, 30);
-    run(&world, &mut cluster, &mut client, Duration::from_secs(10));
+    cluster.run(Some(&mut client), Duration::from_secs(10));
     client.resting = true;
-    run(&world, &mut cluster, &mut client, Duration::from_secs(20));
+    cluster.run(Some(&mut client), Duration::from_secs(20));
     let terms = |cluster: &Cluster| -> Vec<_> {
         let groups = cluster.processes.iter().flat_map(|node| cluster.groups_of(*node));
         groups.map(|group| (group.id, group.raft.term(), group.raft.leader())).collect()
     };
     let before = terms(&cluster);
-    run(&world, &mut cluster, &mut client, Duration::from_secs(600));
+    cluster.run(Some(&mut client), Duration::from_secs(600));
     assert_eq!(terms(&cluster), before, "no election without need");
     assert!(before.iter().all(|(_, _, leader)| leader.is_some()), "{before:?}");
 
@@ -79,7 +61,7 @@ fn followers_at_rest_hear_of_time_by_their_leaders_only() {
     let lost = cluster.processes[usize::try_from(lost.0 - 1).unwrap()];
     cluster.crash(lost);
     // Twice the longest timeout: the first election may fail.
-    run(&world, &mut cluster, &mut client, Duration::from_millis(50 * 40));
+    cluster.run(Some(&mut client), Duration::from_millis(50 * 40));
     for node in cluster.processes.iter().filter(|node| **node != lost) {
         for group in cluster.groups_of(*node) {
             assert!(group.raft.leader().is_some(), "group {} has no leader", group.id);

@@ -31,7 +31,7 @@ pub(super) fn read_streams(shared: &Arc<Shared>, peer: &Peer, kind: StreamKind) 
                 said.clear();
             }
             // What fails ten times a second is told once.
-            if said.insert(ended.clone()) && !peer.is_closed() {
+            if said.insert(ended.clone()) && (began || !peer.is_closed()) {
                 shared.inbox.put(Event::Stream { peer: peer.id(), kind, ended: Some(ended) });
             }
         }

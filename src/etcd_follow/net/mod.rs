@@ -164,17 +164,12 @@ impl Net {
         }
     }
 
-    /// Sends a message to whom it is for. Never waits: what does not fit is dropped, and its receiver reported
-    /// unreachable.
-    pub fn send(&self, message: raftpb::Message) {
-        let to = PeerId(message.to);
-        let peer = self.shared.peers().get(&to).cloned();
-        // Nobody is reached under an id that is not known.
-        if let Some(peer) = peer
-            && !peer.send(message)
-        {
-            self.shared.inbox.put(Event::Unreachable(to));
-        }
+    /// Sends a message to whom it is for. Never waits; false if it is dropped, for want of room or of a peer that is
+    /// known under this id.
+    #[must_use]
+    pub fn send(&self, message: raftpb::Message) -> bool {
+        let peer = self.shared.peers().get(&PeerId(message.to)).cloned();
+        peer.is_some_and(|peer| peer.send(message))
     }
 }
 

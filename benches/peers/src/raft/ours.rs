@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use ringraft_raft::record::{self, GroupSeed, Records};
 use ringraft_raft::{
     Body, ConfState, Config, EntryId, EntryKind, EntryMeta, GroupId, HardState, Index, Message, PeerId, Proposed, Raft,
-    Ready, Role, Storage, StorageError, Term,
+    Ready, Role, Sizes, Storage, StorageError, Term,
 };
 
 use super::{CHUNK, COMPACT_EVERY, look_at};
@@ -275,6 +275,11 @@ impl Log {
         assert_eq!(self.metas.capacity() + self.runs.capacity(), 0, "an empty log has nothing on the heap");
     }
 
+    /// Of the entries `after + 1 ..= upto`, at least one.
+    fn metas(&self, after: Index, upto: Index) -> Result<impl Iterator<Item = &EntryMeta>, StorageError> {
+        Ok(self.metas.range(self.slot(after.next())?..=self.slot(upto)?))
+    }
+
     fn slot(&self, index: Index) -> Result<usize, StorageError> {
         let (base, last) = (self.base.index, self.last_index());
         match index.0.checked_sub(base.0 + 1) {
@@ -307,13 +312,18 @@ impl Storage for Log {
     }
 
     fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError> {
-        let (first, last) = (self.slot(after.next())?, self.slot(upto)?);
         let mut bytes = 0;
-        let fits = self.metas.range(first..=last).take_while(|meta| {
+        let fits = self.metas(after, upto)?.take_while(|meta| {
             bytes += meta.encoded_size();
             bytes <= bytes_max
         });
         Ok(Index(after.0 + fits.count().max(1) as u64))
+    }
+
+    fn sizes(&self, after: Index, upto: Index) -> Result<Sizes, StorageError> {
+        let mut sizes = Sizes::default();
+        self.metas(after, upto)?.for_each(|meta| sizes += *meta);
+        Ok(sizes)
     }
 
     fn snapshot(&self) -> Option<EntryId> {
