@@ -367,7 +367,7 @@ impl Draft {
         }
     }
 
-    fn is_member(&self, id: PeerId) -> bool {
+    pub(crate) fn is_member(&self, id: PeerId) -> bool {
         self.members.binary_search_by_key(&id, |(member, _)| *member).is_ok()
     }
 

@@ -2,7 +2,7 @@
 
 use crate::confchange::ConfChangeError;
 use crate::config::ConfigError;
-use crate::types::{Index, PeerId, Term};
+use crate::types::{EntryId, Index, PeerId, Term};
 
 /// Why a proposal, a read or a transfer was refused. Nothing has happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -206,6 +206,15 @@ pub enum OpenError {
         /// What is configured.
         configured: bool,
     },
+    /// A group can be founded only on a log without entries and membership.
+    #[error("the log is not empty: its last entry is {last}, or it has a membership")]
+    NotEmpty {
+        /// The last entry.
+        last: EntryId,
+    },
+    /// A group is founded by somebody.
+    #[error("nobody is named as a founder")]
+    NoFounders,
     /// The stored commit index is beyond the log: durable entries are lost.
     #[error("stored commit index {commit} is beyond the last entry {last}")]
     Commit {

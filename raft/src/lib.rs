@@ -66,6 +66,7 @@
 //! listener; without one no event is even made.
 #![forbid(unsafe_code)]
 
+mod bootstrap;
 pub mod confchange;
 pub mod config;
 mod election;

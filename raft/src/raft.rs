@@ -138,7 +138,7 @@ impl<S: Storage> Raft<S> {
             log.applied = applied;
         }
         let draft = Draft::restore(&conf)?;
-        if draft.members.iter().any(|(id, _)| *id == config.id) && draft.conf.is_witness(config.id) != config.witness {
+        if draft.is_member(config.id) && draft.conf.is_witness(config.id) != config.witness {
             return Err(OpenError::Witness { configured: config.witness });
         }
         let mut tracker = Tracker::default();
@@ -852,7 +852,7 @@ impl<S: Storage> Raft<S> {
 
     // Memberships.
 
-    fn install(&mut self, draft: Draft) {
+    pub(crate) fn install(&mut self, draft: Draft) {
         self.tracker.install(draft, self.log.last_index(), &window(&self.config));
         self.tell_of(|raft, say| say(Event::Configured(&raft.tracker.conf)));
         if self.role != Role::Leader {

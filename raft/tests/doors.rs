@@ -3,9 +3,9 @@
 mod support;
 
 use ringraft_raft::{
-    Body, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState, Index,
-    Lost, Message, OpenError, PRIORITY_MAX, Payloads, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused,
-    Role, StepError, SteppedDown, Term, TransferEnd, TransferEnded, Transition,
+    Body, Compat, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState,
+    Index, Lost, Message, OpenError, PRIORITY_MAX, Payloads, PeerId, ProgressState, Proposed, Raft, ReadId, Ready,
+    Refused, Role, StepError, SteppedDown, Term, TransferEnd, TransferEnded, Transition,
 };
 use support::log::MemLog;
 use support::node::voters;
@@ -1132,4 +1132,72 @@ fn changes_that_would_not_fit_are_refused_when_they_are_proposed() {
     assert_eq!(propose(&all), refused(Error::NoVoters));
     assert!(matches!(propose(&all[1..2]), Ok(Proposed::Appended(_))));
     assert!(matches!(propose(&all[1..2]), Err(Refused::ConfChangePending { .. })));
+}
+
+#[test]
+fn a_group_is_founded_by_its_first_entries() {
+    let founders = [1, 2, 3].map(|id| ConfChangeOp::AddVoter(PeerId(id)));
+    let empty = || MemLog::new(ConfState::default());
+    let etcd = |async_storage_writes| Compat::Etcd { async_storage_writes };
+    for compat in [Compat::Off, etcd(false), etcd(true)] {
+        let mut raft = member(Config { compat, ..plain() }, empty());
+        let founded = raft.bootstrap(&founders).unwrap();
+        let expected: Vec<_> = (1..).map(|index| id(1, index)).zip(founders.map(ConfChange::simple)).collect();
+        assert_eq!(founded, expected);
+        assert_eq!(raft.conf_state(), &voters(3));
+        let status = raft.status();
+        assert_eq!(
+            (status.term, status.role, status.commit, status.applied),
+            (Term(1), Role::Follower, Index(3), Index(0))
+        );
+        assert_eq!(raft.meta(Index(2)).unwrap(), EntryMeta { term: Term(1), kind: EntryKind::ConfChange, size: 10 });
+        let mut ready = Ready::default();
+        raft.ready(&mut ready);
+        let append = ready.append.as_ref().expect("a write");
+        let hard = HardState { term: Term(1), vote: PeerId::ZERO, commit: Index(3) };
+        assert_eq!((append.hard_state, append.entries), (Some(hard), (Index(0), Index(3))));
+        // Not before they are durable, unless the shell makes them so before it applies anything.
+        let at_once = if compat == etcd(false) { 3 } else { 0 };
+        assert_eq!(ready.committed, (Index(0), Index(at_once)), "{compat:?}");
+        if compat != Compat::Off {
+            continue;
+        }
+        let metas: Vec<_> = (1..=3).map(|at| raft.meta(Index(at)).unwrap()).collect();
+        raft.storage_mut().entries.extend(metas);
+        raft.synced(ready.append.as_ref().unwrap().ticket);
+        raft.ready(&mut ready);
+        assert_eq!(ready.committed, (Index(0), Index(3)));
+        for (_, change) in founded {
+            assert_eq!(raft.apply_conf_change(&change), Ok(voters(3)), "nothing new");
+        }
+        raft.applied(Index(3));
+        raft.campaign();
+        assert_eq!(raft.role(), Role::Candidate);
+    }
+    // Others encode changes in other ways.
+    let mut raft = member(plain(), empty());
+    raft.bootstrap_as(&founders, |_| 33).unwrap();
+    assert_eq!(raft.meta(Index(3)).unwrap().size, 33);
+    // Once only, on an empty log, and with somebody who can lead.
+    assert_eq!(raft.bootstrap(&founders), Err(OpenError::NotEmpty { last: id(1, 3) }));
+    let refused = |log: MemLog, config: Config, founders: &[ConfChangeOp]| {
+        let mut raft = member(config, log);
+        let (before, result) = (raft.status(), raft.bootstrap(founders));
+        assert_eq!((raft.status(), raft.has_ready()), (before, false), "nothing is done");
+        result.unwrap_err()
+    };
+    use ringraft_raft::ConfChangeError as Error;
+    let (one, last) = (&founders[..1], id(0, 0));
+    assert_eq!(refused(log_of(&[], 0), plain(), one), OpenError::NotEmpty { last });
+    let hard = HardState { term: Term(4), ..HardState::default() };
+    assert_eq!(refused(MemLog { hard, ..empty() }, plain(), one), OpenError::NotEmpty { last });
+    assert_eq!(refused(empty(), plain(), &[]), OpenError::NoFounders);
+    let (nobody, witness) = (ConfChangeOp::AddVoter(PeerId(0)), ConfChangeOp::AddWitness(PeerId(3)));
+    assert_eq!(refused(empty(), plain(), &[nobody]), OpenError::Membership(Error::NoVoters));
+    assert_eq!(refused(empty(), plain(), &[witness]), OpenError::Membership(Error::OnlyWitnesses));
+    let config = Config { id: PeerId(3), ..plain() };
+    assert_eq!(refused(empty(), config.clone(), &[founders[0], witness]), OpenError::Witness { configured: false });
+    let mut raft = member(Config { witness: true, ..config }, empty());
+    raft.bootstrap(&[founders[0], founders[1], witness]).unwrap();
+    assert_eq!(raft.conf_state(), &with_witnesses(2, 1).conf);
 }

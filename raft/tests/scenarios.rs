@@ -31,6 +31,7 @@ impl Scene {
         let first = ids.first().copied().unwrap_or(0);
         match directive.command.as_str() {
             "add-nodes" => self.add_nodes(first, directive),
+            "bootstrap" => return self.bootstrap(&ids, directive),
             "campaign" => self.node(first).raft.campaign(),
             "tick" => (0..directive.value("n").unwrap_or(1)).for_each(|_| self.node(first).raft.tick()),
             "propose" => return self.propose(first, u32::try_from(ids[1]).unwrap()),
@@ -109,17 +110,24 @@ impl Scene {
         }
     }
 
-    fn propose_conf_change(&mut self, id: u64, directive: &Directive) -> String {
-        let op = |word: &str| {
-            let peer = PeerId(word[1..].parse().unwrap());
-            match &word[..1] {
-                "v" => ConfChangeOp::AddVoter(peer),
-                "l" => ConfChangeOp::AddLearner(peer),
-                "r" => ConfChangeOp::Remove(peer),
-                "w" => ConfChangeOp::AddWitness(peer),
-                _ => ConfChangeOp::Update(peer),
+    fn bootstrap(&mut self, ids: &[u64], directive: &Directive) -> String {
+        let founders: Vec<_> = directive.input.split_whitespace().map(op).collect();
+        let payloads: Vec<_> = founders.iter().map(|_| self.payload()).collect();
+        let mut text = String::new();
+        for id in ids {
+            match self.node(*id).bootstrap(&founders, &payloads) {
+                Ok(founded) => {
+                    let last = founded.last().expect("somebody").0;
+                    self.changes.extend(payloads.iter().copied().zip(founded.into_iter().map(|(_, change)| change)));
+                    writeln!(text, "{id} founds the group up to {last}").unwrap();
+                }
+                Err(error) => writeln!(text, "{id}: {error}").unwrap(),
             }
-        };
+        }
+        text
+    }
+
+    fn propose_conf_change(&mut self, id: u64, directive: &Directive) -> String {
         let transition = match directive.value::<String>("transition").as_deref() {
             Some("implicit") => Transition::JointImplicit,
             Some("explicit") => Transition::JointExplicit,
@@ -277,6 +285,18 @@ impl Scene {
             text.push('\n');
         }
         text
+    }
+}
+
+/// `v1`, `l2`, `r3`, `u4`, `w5`.
+fn op(word: &str) -> ConfChangeOp {
+    let peer = PeerId(word[1..].parse().unwrap());
+    match &word[..1] {
+        "v" => ConfChangeOp::AddVoter(peer),
+        "l" => ConfChangeOp::AddLearner(peer),
+        "r" => ConfChangeOp::Remove(peer),
+        "w" => ConfChangeOp::AddWitness(peer),
+        _ => ConfChangeOp::Update(peer),
     }
 }
 

@@ -9,8 +9,8 @@ use ringraft_io::{Completion, Io, ShardNo, StreamId, Time};
 use ringraft_raft::Storage as _;
 use ringraft_raft::record::{self, GroupSeed, Record, Records};
 use ringraft_raft::{
-    Body, ConfState, EntryId, EntryKind, EntryMeta, GroupId, Index, Message, Payloads, PeerId, Proposed, Raft, Refused,
-    Role, SyncTicket,
+    Body, ConfState, EntryId, EntryKind, EntryMeta, GroupId, Index, Message, Payloads, PeerId, Proposed, Raft, ReadId,
+    Refused, Role, SyncTicket, Term,
 };
 use ringraft_transport::Inbound;
 use ringraft_transport::handshake::SnapshotHead;
@@ -494,7 +494,8 @@ impl<M: StateMachine> Core<M> {
     fn refuse(&mut self, slot: usize, to: ReplyTo, refused: Refused) {
         let leader = self.groups[slot].raft.leader().unwrap_or(PeerId::ZERO);
         let status = match refused {
-            Refused::NoLeader => Status::NoLeader,
+            Refused::NoLeader | Refused::SteppedDown { .. } | Refused::GivenUp { busy: false, .. } => Status::NoLeader,
+            Refused::GivenUp { busy: true, .. } => Status::Overloaded,
             _ if leader != PeerId::ZERO && leader != self.config.node => Status::NotLeader,
             _ => Status::Overloaded,
         };
@@ -506,14 +507,31 @@ impl<M: StateMachine> Core<M> {
     /// Asks for confirmation of this turn's reads of a group.
     pub(crate) fn ask_reads(&mut self, slot: usize) {
         let group = &mut self.groups[slot];
+        group.reads.ask_of(group.raft.term(), group.raft.leader());
         let Some(id) = group.reads.ask(self.now) else { return };
         if let Err(refused) = group.raft.read_index(id) {
-            let mut queries = group.reads.refuse(id);
-            self.reads_waiting -= queries.len();
-            for query in queries.drain(..) {
-                self.refuse(slot, query.to, refused);
+            self.refuse_reads(slot, id, refused);
+        }
+    }
+
+    /// The reads under this mark, if they still wait for it, are not confirmed.
+    pub(crate) fn refuse_reads(&mut self, slot: usize, id: ReadId, refused: Refused) {
+        let mut queries = self.groups[slot].reads.refuse(id);
+        self.reads_waiting -= queries.len();
+        for query in queries.drain(..) {
+            self.refuse(slot, query.to, refused);
+        }
+        self.groups[slot].reads.recycle(queries);
+    }
+
+    /// We led in `term`, and no more; whoever waits here for one of these entries to be committed is told so.
+    pub(crate) fn give_up(&mut self, run: &[u8], term: Term) {
+        let ours = Records::new(run).map_while(Result::ok).filter(|record| record.id.term == term);
+        for (envelope, _) in ours.filter_map(|record| record.payload.split_at_checked(ENVELOPE)) {
+            if let Some(to) = self.take_waiter(envelope) {
+                let text = "leadership was lost before this was confirmed: it may or may not take effect";
+                self.answer_error(to, Status::Uncertain, 0, text);
             }
-            self.groups[slot].reads.recycle(queries);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use ringraft_io::Time;
-use ringraft_raft::{Index, ReadId};
+use ringraft_raft::{Index, PeerId, ReadId, Term};
 
 use super::mail::ReplyTo;
 
@@ -22,6 +22,8 @@ pub(crate) struct Query {
 pub(crate) struct Reads {
     fresh: Vec<Query>,
     asked: VecDeque<Asked>,
+    /// Who was to confirm them.
+    asked_of: (Term, Option<PeerId>),
     confirmed: VecDeque<(Index, Vec<Query>)>,
     next_id: u64,
     spare: Vec<Vec<Query>>,
@@ -43,6 +45,17 @@ impl Reads {
     /// A new read: it will be confirmed together with all others of this turn.
     pub(crate) fn push(&mut self, query: Query) {
         self.fresh.push(query);
+    }
+
+    /// Who is to confirm reads from now on. Nobody else ever confirms what was asked before: it will be asked again.
+    pub(crate) fn ask_of(&mut self, term: Term, leader: Option<PeerId>) {
+        if (term, leader) != self.asked_of {
+            self.asked_of = (term, leader);
+            while let Some(mut asked) = self.asked.pop_front() {
+                self.fresh.append(&mut asked.queries);
+                self.recycle(asked.queries);
+            }
+        }
     }
 
     /// The mark under which this turn's reads are to be confirmed, if there are any. An id is never used twice, so that
@@ -168,6 +181,23 @@ mod tests {
         assert!(!reads.is_empty());
         assert_eq!(ids(&reads.servable(Index(7)).unwrap()), [3]);
         assert!(reads.is_empty());
+    }
+
+    #[test]
+    fn another_leader_is_asked_again() {
+        let mut reads = Reads::default();
+        reads.ask_of(Term(1), Some(PeerId(2)));
+        reads.push(query(1, 100));
+        let first = reads.ask(Time(0)).unwrap();
+        reads.ask_of(Term(1), Some(PeerId(2)));
+        assert!(!reads.has_fresh(), "the same one still may answer");
+        for (term, leader) in [(1, None), (2, Some(PeerId(2))), (2, Some(PeerId(3)))] {
+            reads.ask_of(Term(term), leader);
+            assert!(reads.has_fresh(), "{term} {leader:?}");
+            assert_ne!(reads.ask(Time(1)), Some(first));
+        }
+        reads.confirm(first, Index(1));
+        assert!(reads.servable(Index(9)).is_none(), "what was asked of another confirms nothing");
     }
 
     #[test]

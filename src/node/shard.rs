@@ -11,7 +11,9 @@ use bytes::Bytes;
 use ringraft_engine::{BatchNo, Engine, EngineError, GroupLog, Write};
 use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::record;
-use ringraft_raft::{Body, EntryId, GroupId, Message, Payloads, PeerId, Raft, Ready, Storage as _, SyncTicket};
+use ringraft_raft::{
+    Body, EntryId, GroupId, Message, Payloads, PeerId, Raft, Ready, SteppedDown, Storage as _, SyncTicket, TransferEnd,
+};
 use ringraft_transport::{PeerStatus, SendOutcome, Transport};
 
 use super::core::Core;
@@ -296,10 +298,35 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             }
             self.core.applied(slot, upto);
         }
+        for (id, refused) in ready.reads_lost.drain(..) {
+            self.core.refuse_reads(slot, id, refused);
+        }
         if self.core.agenda.reading.contains(slot) {
             self.core.serve_reads(slot);
         }
+        if let Some(down) = ready.stepped_down {
+            let handed_over = ready.transfers_ended.iter().any(|ended| ended.how == TransferEnd::SteppedDown);
+            if !handed_over {
+                self.give_up(slot, down);
+            }
+        }
         Ok(())
+    }
+
+    /// Leadership was lost: whoever waits for entries that were not committed is told that nobody knows. (After a
+    /// hand-over they are with the next leader, and will most likely be applied: their clients wait on.) What the log has
+    /// no more, or cannot be read, is left to the patience of its clients.
+    fn give_up(&mut self, slot: usize, down: SteppedDown) {
+        let group = &self.core.groups[slot];
+        let log = group.raft.storage();
+        let after = down.unsettled.0.max(group.raft.applied_index());
+        let upto = down.unsettled.1.min(log.last_index());
+        if after < upto && self.engine.read(&mut self.io, log, after, upto, &mut self.runs).is_ok() {
+            for run in self.runs.drain(..) {
+                self.core.give_up(&run, down.term);
+            }
+        }
+        self.runs.clear();
     }
 
     fn send(&mut self, slot: usize, message: Message) {

@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use ringraft_raft::{
-    Append, Body, Compat, ConfChange, ConfState, Config, EntryId, EntryKind, EntryMeta, HardState, Index, Message,
-    Payloads, PeerId, Proposed, Raft, ReadState, Ready, Refused, SoftState, StepError, Storage,
+    Append, Body, Compat, ConfChange, ConfChangeOp, ConfState, Config, EntryId, EntryKind, EntryMeta, HardState, Index,
+    Message, OpenError, Payloads, PeerId, Proposed, Raft, ReadState, Ready, Refused, SoftState, StepError, Storage,
 };
 
 use super::log::MemLog;
@@ -164,6 +164,20 @@ impl Node {
         if let Proposed::Appended(id) = proposed {
             self.stage(id.index, std::iter::once((EntryMeta { term: id.term, kind, size }, payload)));
         }
+    }
+
+    /// Founds a group; the changes get these payloads.
+    pub fn bootstrap(
+        &mut self,
+        founders: &[ConfChangeOp],
+        payloads: &[Payload],
+    ) -> Result<Vec<(EntryId, ConfChange)>, OpenError> {
+        let founded = self.raft.bootstrap(founders)?;
+        for ((id, _), payload) in founded.iter().zip(payloads) {
+            let meta = self.raft.meta(id.index).unwrap();
+            self.stage(id.index, std::iter::once((meta, *payload)));
+        }
+        Ok(founded)
     }
 
     pub fn step(&mut self, packet: &Packet) -> Result<(), StepError> {
