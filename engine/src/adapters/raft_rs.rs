@@ -461,6 +461,8 @@ fn conf_in(mut conf: eraftpb::ConfState) -> ConfState {
         learners: peers(conf.take_learners()),
         learners_next: peers(conf.take_learners_next()),
         auto_leave: conf.auto_leave,
+        // raft-rs knows none.
+        witnesses: Vec::new(),
     }
 }
 
