@@ -115,7 +115,7 @@ mod unstable;
 pub mod witness;
 
 pub use confchange::{ConfChange, ConfChangeError, ConfChangeOp, Transition};
-pub use config::{Compat, Config, ConfigError, PRIORITY_MAX, ReadPolicy};
+pub use config::{Compat, Config, ConfigError, ELECTION_TICKS_MAX, PRIORITY_MAX, ReadPolicy};
 pub use error::{OpenError, Refused, StepError};
 pub use event::{Event, Observer};
 pub use message::{Body, Message, Payloads};
