@@ -30,6 +30,11 @@ impl Inflights {
         Inflights { window: None, count_max, size_max: u32::try_from(size_max).unwrap_or(0) }
     }
 
+    /// Other limits, whatever is in flight now.
+    pub fn resize(&mut self, count_max: usize, size_max: u64) {
+        *self = Inflights { window: self.window.take(), ..Inflights::new(count_max, size_max) };
+    }
+
     /// Messages in flight.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -122,6 +127,19 @@ mod tests {
         check(8, 406, 4, 3, 8);
         check(15, 408, 5, 1, 6);
         assert!(Inflights::new(0, 0).is_full());
+    }
+
+    #[test]
+    fn resized_with_appends_in_flight() {
+        let mut window = Inflights::new(4, 0);
+        (1..=3).for_each(|index| window.add(Index(index), 10));
+        for (count_max, size_max, full) in [(3, 0, true), (4, 0, false), (2, 0, true), (9, 30, true), (9, 31, false)] {
+            window.resize(count_max, size_max);
+            assert_eq!((window.is_full(), window.count(), window.size()), (full, 3, 30), "{count_max} {size_max}");
+        }
+        window.resize(0, 0);
+        window.clear();
+        assert!(window.is_full(), "closed");
     }
 
     #[test]

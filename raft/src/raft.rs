@@ -565,6 +565,22 @@ impl<S: Storage> Raft<S> {
         }
     }
 
+    /// How much may be in flight to a peer from now on, in messages and in bytes: instead of
+    /// [`Config::inflight_count_max`] and [`Config::inflight_size_max`], until it is removed. Counted and limited as there;
+    /// with 0 messages the window is closed, and only heartbeats, snapshots and appends without entries go. So a shell
+    /// decides who gets how much, and when: by what its own queues, or a budget of all groups together, have room for.
+    pub fn set_peer_window(&mut self, peer: PeerId, count_max: usize, size_max: u64) {
+        let Some(at) = self.tracker.find(peer) else { return };
+        let progress = self.tracker.at_mut(at);
+        progress.inflights.resize(count_max, size_max);
+        if self.role == Role::Leader && progress.state == ProgressState::Replicate {
+            progress.flow_paused = progress.inflights.is_full();
+            if peer != self.config.id {
+                self.want(at, Wanted::Entries);
+            }
+        }
+    }
+
     /// A follower forgets its leader, so that it can vote for another before the lease runs out. For shells that know
     /// the leader to be dead.
     ///

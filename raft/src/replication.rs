@@ -36,9 +36,14 @@ impl<S: Storage> Raft<S> {
 
     /// Asks for new entries to be sent to everybody else; to witnesses it is done again when they are durable.
     pub(crate) fn broadcast_entries(&mut self) {
-        for at in 0..self.tracker.count() {
-            if self.tracker.id(at) != self.config.id {
-                self.want(at, if self.tracker.at(at).witness { Wanted::Entries } else { Wanted::Append });
+        if self.etcd() {
+            return self.broadcast_append_now();
+        }
+        for (id, progress) in self.tracker.iter_mut() {
+            if id != self.config.id && !progress.is_paused() {
+                let wanted = if progress.witness { Wanted::Entries } else { Wanted::Append };
+                progress.wanted = progress.wanted.max(wanted);
+                self.sends_wanted = true;
             }
         }
     }
@@ -73,7 +78,8 @@ impl<S: Storage> Raft<S> {
             return false;
         }
         let index = progress.next.prev();
-        let full = progress.state == ProgressState::Replicate && progress.inflights.is_full();
+        // A peer that is probed has nothing in flight: its window is full only if it was closed.
+        let full = progress.inflights.is_full();
         let witness = progress.witness;
         let Ok(term) = self.log.term(index) else { return self.send_snapshot(at) };
         let size_max = self.config.message_size_max;
@@ -91,7 +97,11 @@ impl<S: Storage> Raft<S> {
         let commit = self.log.committed;
         let to = self.tracker.id(at);
         self.send(to, Body::Append { prev: EntryId { term, index }, last, commit, payloads: payloads_for(witness) });
-        self.tracker.at_mut(at).sent(last, size, commit);
+        let etcd = self.etcd();
+        let progress = self.tracker.at_mut(at);
+        progress.sent(last, size, commit);
+        // One probe at a time, with or without entries. (etcd sends those without as often as it is asked.)
+        progress.flow_paused |= progress.state == ProgressState::Probe && !etcd;
         true
     }
 

@@ -11,7 +11,7 @@
 //!    member knows from its [`Config`](crate::Config) which kind of log it has: neither takes what is meant for the
 //!    other. So the log of a full member has the payload of every entry in it, whatever anybody believes.
 //! 2. *A witness is sent only what is durable* in the leader's own log and, in each half of a membership, on some full
-//!    voter ([`Raft::witness_may_have`]).
+//!    voter.
 //! 3. *An entry is committed* when it is durable on a quorum, in each half of which there is a full voter
 //!    ([`quorum::joint_held`](crate::quorum::joint_held)).
 //! 4. *A full voter's vote is taken in two steps* where there are witnesses, and nobody changes between witness and full

@@ -1201,3 +1201,139 @@ fn a_group_is_founded_by_its_first_entries() {
     raft.bootstrap(&[founders[0], founders[1], witness]).unwrap();
     assert_eq!(raft.conf_state(), &with_witnesses(2, 1).conf);
 }
+
+#[test]
+fn one_probe_at_a_time() {
+    let mut raft = settled_leader(plain());
+    raft.report_unreachable(PeerId(2));
+    let probes = |raft: &mut Raft<MemLog>| {
+        let (now, _) = turn(raft);
+        appends(&now, 2)
+    };
+    // Each commit would be told in an append of its own.
+    let mut sent = Vec::new();
+    for _ in 0..5 {
+        raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+        sent.append(&mut probes(&mut raft));
+        propose(&mut raft, 1);
+        turn(&mut raft);
+        raft.step(from(3, 1, Body::AppendAck { index: raft.last_index() }), &[]).unwrap();
+        sent.append(&mut probes(&mut raft));
+        assert!(raft.progress(PeerId(2)).unwrap().is_paused());
+    }
+    assert_eq!(sent, [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5)], "one per answered heartbeat");
+    // The first answer is enough.
+    raft.step(from(2, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    assert_eq!(probes(&mut raft), [(1, 6)]);
+    // And a refusal, as well.
+    raft.report_unreachable(PeerId(2));
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    assert_eq!(probes(&mut raft), [(1, 6)]);
+    raft.step(from(2, 1, Body::AppendReject { rejected: Index(1), hint: id(0, 0) }), &[]).unwrap();
+    assert_eq!(probes(&mut raft), [(0, 6)]);
+}
+
+#[test]
+fn the_shell_says_how_much_a_peer_gets() {
+    let mut raft = settled_leader(Config { message_size_max: 32, ..plain() });
+    let sent = |raft: &mut Raft<MemLog>| {
+        let (now, _) = turn(raft);
+        (appends(&now, 2), appends(&now, 3).len())
+    };
+    raft.set_peer_window(PeerId(2), 0, 0);
+    propose(&mut raft, 5);
+    assert_eq!(sent(&mut raft), (vec![], 5), "closed for one, open for the other");
+    raft.step(from(3, 1, Body::AppendAck { index: Index(6) }), &[]).unwrap();
+    assert_eq!((raft.commit(), sent(&mut raft).0), (Index(6), vec![]));
+    // It hears what is committed, with the answers to heartbeats, and nothing else.
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    assert_eq!(sent(&mut raft), (vec![(1, 1)], 0));
+    // Opened for two messages, and for one more of two.
+    raft.set_peer_window(PeerId(2), 2, 0);
+    assert_eq!(sent(&mut raft), (vec![(1, 2), (2, 3)], 0));
+    raft.set_peer_window(PeerId(2), 4, 96);
+    assert_eq!(sent(&mut raft), (vec![(3, 4)], 0));
+    raft.step(from(2, 1, Body::AppendAck { index: Index(4) }), &[]).unwrap();
+    assert_eq!(sent(&mut raft), (vec![(4, 5), (5, 6)], 0));
+    // Closed while it is probed: the probe carries nothing.
+    raft.set_peer_window(PeerId(2), 0, 0);
+    raft.report_unreachable(PeerId(2));
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    assert_eq!(sent(&mut raft), (vec![(4, 4)], 0));
+    raft.step(from(2, 1, Body::AppendAck { index: Index(4) }), &[]).unwrap();
+    assert_eq!(sent(&mut raft), (vec![], 0));
+    raft.set_peer_window(PeerId(2), 256, 0);
+    assert_eq!(sent(&mut raft), (vec![(4, 5), (5, 6)], 0));
+    // Of strangers nothing is kept.
+    raft.set_peer_window(PeerId(9), 1, 1);
+}
+
+#[test]
+fn a_joint_membership_is_left_though_nothing_is_applied() {
+    let mut raft = settled_leader(plain());
+    let change = ConfChange { transition: Transition::JointImplicit, ..ConfChange::default() };
+    let change = ConfChange { ops: vec![ConfChangeOp::AddLearner(PeerId(4))], ..change };
+    raft.propose_conf_change(&change, 10).unwrap();
+    turn(&mut raft);
+    raft.step(from(2, 1, Body::AppendAck { index: Index(2) }), &[]).unwrap();
+    // Leadership is being handed over when the change is applied: the leaving waits.
+    raft.transfer_leader(PeerId(3)).unwrap();
+    raft.apply_conf_change(&change).unwrap();
+    turn(&mut raft);
+    assert_eq!((raft.applied_index(), raft.last_index()), (Index(2), Index(2)));
+    let until = raft.ticks_until_due();
+    (0..10).for_each(|_| raft.tick());
+    assert!(until <= 10);
+    assert_eq!(raft.last_index(), Index(3), "and is tried again when the transfer has ended");
+    assert_eq!(raft.meta(Index(3)).unwrap().kind, EntryKind::ConfChangeV2);
+}
+
+#[test]
+fn a_target_that_does_not_know_of_its_vote_yet_is_told_again() {
+    // Member 3 is a learner by what it has applied, and a voter by its log.
+    let conf = ConfState { voters: vec![OWN, PeerId(2)], learners: vec![PeerId(3)], ..ConfState::default() };
+    let log = MemLog { conf, ..log_of(&[1, 1], 1) };
+    let mut raft = member(Config { id: PeerId(3), ..plain() }, log);
+    let told = |raft: &mut Raft<MemLog>, body| raft.step(Message { to: PeerId(3), ..from(1, 1, body) }, &[]).unwrap();
+    told(&mut raft, Body::TimeoutNow);
+    assert_eq!(raft.role(), Role::Follower, "it may not ask for votes");
+    told(&mut raft, Body::Heartbeat { commit: Index(2), read: 0 });
+    told(&mut raft, Body::TimeoutNow);
+    assert_eq!(raft.role(), Role::Follower, "it might be a voter, but has not applied it");
+    let mut ready = Ready::default();
+    raft.ready(&mut ready);
+    assert_eq!(ready.committed.1, Index(2));
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::AddVoter(PeerId(3)))).unwrap();
+    raft.applied(Index(2));
+    told(&mut raft, Body::TimeoutNow);
+    assert_eq!((raft.role(), raft.term()), (Role::Candidate, Term(2)));
+    // The leader says so with every heartbeat that is answered, until somebody takes over.
+    let mut raft = settled_leader(plain());
+    raft.transfer_leader(PeerId(2)).unwrap();
+    assert_eq!(told_to_take_over(&mut raft), [2]);
+    for _ in 0..3 {
+        raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+        assert_eq!(told_to_take_over(&mut raft), [2]);
+    }
+}
+
+/// The table in the crate's docs is only worth something while it is true.
+#[test]
+fn the_docs_name_tests_that_exist() {
+    let docs = include_str!("../src/lib.rs");
+    let rows: Vec<_> = docs.lines().filter(|line| line.starts_with("//! | ") && !line.contains("complaint")).collect();
+    assert_eq!(rows.len(), 12);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for row in rows {
+        let shown_by = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        for name in shown_by.split(',').map(|name| name.trim().trim_matches('`')) {
+            let Some((file, test)) = name.split_once("::") else {
+                assert!(root.join("testdata").join(name).exists(), "no script {name}");
+                continue;
+            };
+            let paths = [format!("tests/{file}.rs"), format!("tests/{file}/main.rs")];
+            let text = paths.iter().find_map(|path| std::fs::read_to_string(root.join(path)).ok());
+            assert!(text.is_some_and(|text| text.contains(&format!("#[test]\nfn {test}()"))), "no test {name}");
+        }
+    }
+}
