@@ -22,6 +22,7 @@
 
 use bytes::BufMut;
 
+use crate::mutant::mutant;
 use crate::types::{ConfState, PeerId};
 
 /// Most operations of one change.
@@ -90,7 +91,7 @@ impl ConfChange {
     /// Whether it enters a joint configuration.
     #[must_use]
     pub fn enters_joint(&self) -> bool {
-        self.transition != Transition::Auto || self.ops.len() > 1
+        mutant!("many-voters-at-once", false, self.transition != Transition::Auto || self.ops.len() > 1)
     }
 }
 
@@ -292,7 +293,7 @@ impl Draft {
         self.apply(ops)?;
         let gone = before.iter().filter(|id| !self.conf.voters.contains(id)).count();
         let come = self.conf.voters.iter().filter(|id| !before.contains(id)).count();
-        if gone + come > 1 { Err(ConfChangeError::NotSimple) } else { Ok(self) }
+        if mutant!("many-voters-at-once", false, gone + come > 1) { Err(ConfChangeError::NotSimple) } else { Ok(self) }
     }
 
     /// Enters a joint configuration.
@@ -306,7 +307,7 @@ impl Draft {
         if self.conf.voters.is_empty() {
             return Err(ConfChangeError::JointFromNothing);
         }
-        self.conf.voters_outgoing = self.conf.voters.clone();
+        self.conf.voters_outgoing = mutant!("joint-without-outgoing", Vec::new(), self.conf.voters.clone());
         self.apply(ops)?;
         self.conf.auto_leave = auto_leave;
         Ok(self)

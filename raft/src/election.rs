@@ -2,6 +2,8 @@
 
 use crate::event::{Event, NoElection};
 use crate::message::Body;
+use crate::mutant::mutant;
+use crate::progress::Progress;
 use crate::quorum::VoteResult;
 use crate::raft::{NUMBER_MAX, Raft};
 use crate::storage::Storage;
@@ -10,8 +12,10 @@ use crate::types::{EntryId, PeerId, Role, Term};
 impl<S: Storage> Raft<S> {
     /// Whether this member may be elected: a voter with payloads whose log is not being replaced.
     pub(crate) fn is_promotable(&self) -> bool {
-        let voter = self.tracker.get(self.config.id).is_some_and(|own| !own.learner && !own.witness);
-        voter && !self.config.witness && self.log.unstable.snapshot.is_none()
+        let votes = |own: &Progress| mutant!("learner-stands", true, !own.learner);
+        let holds = |own: &Progress| mutant!("witness-leads", true, !own.witness && !self.config.witness);
+        let voter = self.tracker.get(self.config.id).is_some_and(|own| votes(own) && holds(own));
+        voter && self.log.unstable.snapshot.is_none()
     }
 
     /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, while a committed
@@ -53,7 +57,7 @@ impl<S: Storage> Raft<S> {
             NoElection::Leader
         } else if !self.is_promotable() || self.term.0 >= NUMBER_MAX {
             NoElection::Unpromotable
-        } else if self.log.has_unapplied_conf_change() {
+        } else if mutant!("stands-before-applying", false, self.log.has_unapplied_conf_change()) {
             NoElection::ConfChangePending
         } else {
             return true;
@@ -85,6 +89,7 @@ impl<S: Storage> Raft<S> {
                     let pre = matches!(question, Body::PreVote { .. });
                     self.tell(Event::VoteAsked { to, pre });
                 }
+                mutant!("own-vote-at-once", self.tracker.at_mut(at).vote = own.then_some(true));
                 self.send_in(term, to, if own { own_answer } else { question });
             }
         }
@@ -92,9 +97,11 @@ impl<S: Storage> Raft<S> {
 
     /// Answers a (pre-)vote request. Learners answer too: they may have been promoted without knowing it yet.
     pub(crate) fn answer_vote(&mut self, from: PeerId, term: Term, last: EntryId, pre: bool) {
-        let free =
-            self.vote == from || self.vote == PeerId::ZERO && self.lead == PeerId::ZERO || pre && term > self.term;
-        let granted = free && last >= self.log.last_id();
+        let unbound = mutant!("two-votes", true, self.vote == PeerId::ZERO) && self.lead == PeerId::ZERO;
+        let free = self.vote == from || unbound || pre && term > self.term;
+        let ours = self.log.last_id();
+        let newer = mutant!("newer-by-index-alone", last.index >= ours.index, last >= ours);
+        let granted = free && mutant!("newer-by-term-alone", last.term >= ours.term, newer);
         self.tell(Event::VoteAnswered { to: from, pre, last, granted });
         let body = if pre { Body::PreVoteReply { granted } } else { Body::VoteReply { granted } };
         if granted && !pre {
@@ -114,11 +121,17 @@ impl<S: Storage> Raft<S> {
     /// vote by the newer membership elect us, learn from us what is committed, and can do without us then. (The thesis,
     /// 4.2.2, lets who is removed stand as well. With etcd such a group stays without a leader.)
     fn may_stand_in_for(&self, voter: PeerId) -> bool {
-        let own = self.config.id;
-        let outside = self.lead == PeerId::ZERO && self.role != Role::Leader && !self.tracker.is_voter(own);
+        // Whom we take for the leader may have crashed: without a vote we never miss it by ourselves.
+        let silent = self.election_elapsed >= self.config.election_ticks;
+        let leaderless = self.lead == PeerId::ZERO || self.lead == voter || silent;
+        let outside = leaderless && self.role != Role::Leader && !self.tracker.is_voter(self.config.id);
         let able =
             !self.config.witness && self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change();
-        outside && self.tracker.is_voter(voter) && able && self.term.0 < NUMBER_MAX && !self.etcd()
+        mutant!("stands-in-for-nobody", false, outside)
+            && self.tracker.is_voter(voter)
+            && able
+            && self.term.0 < NUMBER_MAX
+            && !self.etcd()
     }
 
     /// Counts an answer to what we ask as `asking`.

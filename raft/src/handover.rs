@@ -8,6 +8,7 @@
 
 use std::cmp::Reverse;
 
+use crate::mutant::mutant;
 use crate::progress::Progress;
 use crate::quorum;
 use crate::raft::Raft;
@@ -17,7 +18,8 @@ use crate::types::PeerId;
 impl<S: Storage> Raft<S> {
     /// Whether entries have waited for our disk for an election timeout, and none became durable.
     pub(crate) fn is_stalled(&self) -> bool {
-        !self.etcd() && self.stalled_ticks >= self.config.election_ticks
+        let stalled = self.stalled_ticks >= self.config.election_ticks;
+        !self.etcd() && mutant!("leads-without-a-disk", false, stalled)
     }
 
     pub(crate) fn has_unsynced(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutant::mutant;
 use crate::types::Index;
 
 /// Appends in flight to one follower, oldest first. Takes memory only as the window fills: most members of most groups
@@ -50,7 +51,9 @@ impl Inflights {
     /// Whether nothing more may be sent.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.count() >= self.count_max as usize || (self.size_max != 0 && self.size() >= u64::from(self.size_max))
+        let many = self.count() >= self.count_max as usize;
+        let full = many || (self.size_max != 0 && self.size() >= u64::from(self.size_max));
+        mutant!("window-ignored", false, full)
     }
 
     /// Notes an append whose last entry is `last`.

@@ -14,6 +14,7 @@
 //! another one may have been elected by then.)
 
 use crate::config::ReadPolicy;
+use crate::mutant::mutant;
 use crate::raft::Raft;
 use crate::read_only::ReadRequest;
 use crate::storage::Storage;
@@ -42,11 +43,12 @@ impl<S: Storage> Raft<S> {
         let election = u64::from(self.config.election_ticks);
         // A tick that we count may have been about to come when we asked, and clocks drift: a tenth of the timeout.
         let ticks = election - 1 - election / 10;
-        self.lease_until = self.lease_until.max(asked + ticks);
+        self.lease_until = self.lease_until.max(mutant!("lease-from-the-answer", self.now, asked) + ticks);
     }
 
     /// Whether we may have given a lease before we started, and forgotten it.
     pub(crate) fn may_have_given_lease(&self) -> bool {
-        self.trusts_leases() && self.now < u64::from(self.config.election_ticks)
+        let lately = mutant!("lease-forgotten", false, self.now < u64::from(self.config.election_ticks));
+        self.trusts_leases() && lately
     }
 }

@@ -98,6 +98,10 @@ pub mod inflights;
 mod lease;
 mod log;
 pub mod message;
+#[cfg(not(ringraft_mutants))]
+mod mutant;
+#[cfg(ringraft_mutants)]
+pub mod mutant;
 mod outbox;
 pub mod progress;
 pub mod quorum;

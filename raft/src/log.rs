@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::config::Compat;
 use crate::event::LogSummary;
+use crate::mutant::mutant;
 use crate::storage::{Sizes, Storage, StorageError};
 use crate::types::{EntryId, EntryKind, EntryMeta, Index, Term};
 use crate::unstable::Unstable;
@@ -181,7 +182,7 @@ impl<S: Storage> RaftLog<S> {
 
     /// Moves the commit mark forward, never back.
     pub(crate) fn commit_to(&mut self, index: Index) -> bool {
-        if index <= self.committed {
+        if mutant!("commit-goes-back", index == self.committed, index <= self.committed) {
             return false;
         }
         assert!(index <= self.last_index(), "commit of {index} beyond the last entry {}", self.last_index());
@@ -204,10 +205,12 @@ impl<S: Storage> RaftLog<S> {
         // etcd's synchronous shell has made everything durable by the time it applies.
         let durable = match self.compat {
             Compat::Etcd { async_storage_writes: false } => self.committed,
-            _ => self.unstable.offset.prev(),
+            _ => mutant!("apply-before-sync", self.last_index(), self.unstable.offset.prev()),
         };
         match self.unstable.snapshot {
-            None if !self.apply_paused => self.committed.min(durable).max(self.applying),
+            None if mutant!("apply-without-limit", true, !self.apply_paused) => {
+                self.committed.min(durable).max(self.applying)
+            }
             _ => self.applying,
         }
     }
@@ -238,7 +241,8 @@ impl<S: Storage> RaftLog<S> {
     }
 
     fn apply_budget(&self) -> u64 {
-        self.apply_size_max.saturating_sub(self.handed_out_size)
+        let left = self.apply_size_max.saturating_sub(self.handed_out_size);
+        mutant!("apply-without-limit", u64::MAX, left)
     }
 
     /// All of it at once, if limits allow: storage adds up faster than we could here, entry by entry.

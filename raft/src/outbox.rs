@@ -3,6 +3,7 @@
 use crate::config::Compat;
 use crate::error::Refused;
 use crate::message::{Body, Message};
+use crate::mutant::mutant;
 use crate::progress::Wanted;
 use crate::raft::Raft;
 use crate::read_only::ReadRequest;
@@ -65,8 +66,10 @@ impl<S: Storage> Raft<S> {
     fn take_append(&mut self) -> Option<Append> {
         let hard = self.hard_state();
         // etcd writes a commit index that stands alone, too.
-        let promised = (hard.term, hard.vote) != (self.given_hard.term, self.given_hard.vote)
-            || self.etcd() && hard.commit != self.given_hard.commit;
+        let before = self.given_hard;
+        let voted = mutant!("vote-not-written", false, hard.vote != before.vote);
+        let moved = mutant!("term-not-written", false, hard.term != before.term);
+        let promised = moved || voted || self.etcd() && hard.commit != self.given_hard.commit;
         let (snapshot, entries) = (self.log.unstable.snapshot_to_write(), self.log.unstable.to_write());
         if !promised && snapshot.is_none() && entries.0 == entries.1 && self.after_sync.is_empty() {
             return None;
@@ -106,7 +109,7 @@ impl<S: Storage> Raft<S> {
 
     /// Queues a message: where it waits for a sync if it promises something that is not durable.
     pub(crate) fn send_in(&mut self, term: Term, to: PeerId, body: Body) {
-        self.lease_broken |= body == Body::TimeoutNow;
+        self.lease_broken |= mutant!("lease-outlives-hand-over", false, body == Body::TimeoutNow);
         let message = Message { from: self.config.id, to, term, body };
         let waits = match body {
             _ if to == self.config.id => true,
@@ -114,11 +117,15 @@ impl<S: Storage> Raft<S> {
             // forgets the term it acknowledged in could let an older leader replace what it acknowledged. (etcd lets
             // every answer about the log and to a vote wait, and merges none.)
             Body::AppendAck { index: Index::ZERO } => self.etcd(),
-            Body::AppendAck { index } => index > self.durable_index() || self.term > self.durable_term || self.etcd(),
+            Body::AppendAck { index } => {
+                let entry = mutant!("ack-before-sync", false, index > self.durable_index());
+                let term = mutant!("ack-before-its-term", false, self.term > self.durable_term);
+                entry || term || self.etcd()
+            }
             // A candidate that asks, crashes before its term is durable, and starts again with a shorter log would ask
             // in the same term once more, and be elected by the answers to its first question. (etcd asks at once.)
-            Body::Vote { .. } => !self.etcd(),
-            Body::VoteReply { granted } => granted || self.etcd(),
+            Body::Vote { .. } => mutant!("asks-before-sync", false, !self.etcd()),
+            Body::VoteReply { granted } => mutant!("vote-before-sync", false, granted) || self.etcd(),
             Body::AppendReject { .. } | Body::PreVoteReply { .. } => self.etcd(),
             _ => false,
         };
@@ -143,7 +150,7 @@ impl<S: Storage> Raft<S> {
         let Body::AppendAck { index: said } = &mut before.body else { return false };
         let same = (before.to, before.term) == (to, term) && self.config.compat == Compat::Off;
         if same {
-            *said = index.max(*said);
+            *said = mutant!("first-ack-says-all", *said, index.max(*said));
         }
         same
     }

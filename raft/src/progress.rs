@@ -2,6 +2,7 @@
 
 use crate::config::PRIORITY_MAX;
 use crate::inflights::Inflights;
+use crate::mutant::mutant;
 use crate::types::Index;
 
 /// How appends to a peer are paced.
@@ -134,10 +135,10 @@ impl Progress {
 
     /// Everything up to `index` is durable there. Whether that is news.
     pub(crate) fn maybe_update(&mut self, index: Index) -> bool {
-        if index <= self.matched {
+        if mutant!("match-goes-back", index == self.matched, index <= self.matched) {
             return false;
         }
-        self.matched = index;
+        self.matched = mutant!("match-what-was-sent", self.next.prev().max(index), index);
         self.next = self.next.max(index.next());
         self.flow_paused = false;
         true

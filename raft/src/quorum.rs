@@ -1,5 +1,6 @@
 //! Arithmetic on votes and indexes: what a majority, or both majorities of a joint configuration, agree on. Pure.
 
+use crate::mutant::mutant;
 use crate::types::{ConfState, PeerId};
 
 /// What the empty set acknowledges: everything, so that the other half of a configuration decides alone.
@@ -19,7 +20,7 @@ pub enum VoteResult {
 /// Members that make a majority of `count`.
 #[must_use]
 pub fn majority(count: usize) -> usize {
-    count / 2 + 1
+    mutant!("half-is-a-majority", count.div_ceil(2), count / 2 + 1)
 }
 
 /// The highest number that a majority of `voters` has reached; [`INFINITY`] for the empty set. Whoever is not heard of
@@ -46,7 +47,8 @@ pub fn reached(voters: &[PeerId], of: impl Fn(PeerId) -> u64) -> u64 {
 
 /// [`reached`] in both halves of a configuration.
 pub fn joint_reached(conf: &ConfState, of: impl Fn(PeerId) -> u64) -> u64 {
-    reached(&conf.voters, &of).min(reached(&conf.voters_outgoing, &of))
+    let outgoing = mutant!("commit-by-one-half", INFINITY, reached(&conf.voters_outgoing, &of));
+    reached(&conf.voters, &of).min(outgoing)
 }
 
 /// [`reached`] in both halves, and by somebody in each half who keeps payloads: what a quorum of witnesses alone holds
@@ -90,7 +92,9 @@ pub fn vote(voters: &[PeerId], of: impl Fn(PeerId) -> Option<bool>) -> VoteResul
 
 /// How a vote stands in both halves of a configuration: won needs both, lost needs one.
 pub fn joint_vote(conf: &ConfState, of: impl Fn(PeerId) -> Option<bool>) -> VoteResult {
-    match (vote(&conf.voters, &of), vote(&conf.voters_outgoing, &of)) {
+    let incoming = vote(&conf.voters, &of);
+    let outgoing = mutant!("elected-by-one-half", incoming, vote(&conf.voters_outgoing, &of));
+    match (incoming, outgoing) {
         (one, other) if one == other => one,
         (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
         _ => VoteResult::Pending,

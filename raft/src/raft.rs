@@ -7,6 +7,7 @@ use crate::event::{Event, Observed, Observer, TransferEvent};
 use crate::inflights::Inflights;
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
+use crate::mutant::mutant;
 use crate::progress::{ProgressState, Wanted};
 use crate::read_only::{ReadOnly, ReadRequest};
 use crate::ready::{Notices, ReadState, SteppedDown, SyncTicket, TransferEnd, TransferEnded};
@@ -147,8 +148,8 @@ impl<S: Storage> Raft<S> {
         let mut raft = Raft {
             log,
             tracker,
-            term: hard.term,
-            vote: hard.vote,
+            term: mutant!("term-forgotten", last.term, hard.term),
+            vote: mutant!("vote-forgotten", PeerId::ZERO, hard.vote),
             durable_term: hard.term,
             role: Role::Follower,
             lead: PeerId::ZERO,
@@ -252,7 +253,8 @@ impl<S: Storage> Raft<S> {
             return Err(Refused::Transferring { target: self.transferee });
         }
         let changes_conf = kind != EntryKind::Normal;
-        if changes_conf && self.config.check_conf_changes && self.pending_conf_index > self.log.applied {
+        let pending = mutant!("two-changes", false, self.pending_conf_index > self.log.applied);
+        if changes_conf && self.config.check_conf_changes && pending {
             return Err(Refused::ConfChangePending { index: self.pending_conf_index });
         }
         self.reserve_uncommitted(u64::from(size))?;
@@ -293,7 +295,11 @@ impl<S: Storage> Raft<S> {
                 self.propose(EntryKind::Normal, 0)
             }
             Err(why) => Err(why),
-            Ok(()) => self.propose(kind, size),
+            Ok(()) => {
+                let proposed = self.propose(kind, size);
+                mutant!("change-at-append", _ = proposed.map(|_| self.apply_conf_change(change)));
+                proposed
+            }
         }
     }
 
@@ -301,7 +307,7 @@ impl<S: Storage> Raft<S> {
         if self.role != Role::Leader || !self.config.check_conf_changes {
             return Ok(());
         }
-        if self.pending_conf_index > self.log.applied {
+        if mutant!("two-changes", false, self.pending_conf_index > self.log.applied) {
             return Err(Refused::ConfChangePending { index: self.pending_conf_index });
         }
         // etcd takes any change without operations for one that leaves.
@@ -429,7 +435,7 @@ impl<S: Storage> Raft<S> {
         // from the unstable tail would let what lies in between shine through. Some later ticket covers it.
         if ticket.last.index == Index::ZERO {
             // Nothing to note.
-        } else if ticket.term == self.term {
+        } else if mutant!("sync-of-another-term", true, ticket.term == self.term) {
             if self.observer.0.is_some() {
                 self.tell_of_strange_sync(ticket.last);
             }
@@ -548,7 +554,7 @@ impl<S: Storage> Raft<S> {
         self.tell(Event::Transfer(target, TransferEvent::Started));
         self.election_elapsed = 0;
         self.transferee = target;
-        if self.tracker.at(at).matched == self.log.last_index() {
+        if mutant!("hand-over-unseen", true, self.tracker.at(at).matched == self.log.last_index()) {
             self.send(target, Body::TimeoutNow);
             self.tell(Event::Transfer(target, TransferEvent::ToldAtOnce));
         } else {
@@ -681,8 +687,14 @@ impl<S: Storage> Raft<S> {
         if term == Term::ZERO || term == self.term {
             return true;
         }
+        mutant!("old-terms-count", {
+            if !matches!(body, Body::Vote { .. } | Body::PreVote { .. }) && term < self.term {
+                return true;
+            }
+        });
         if term < self.term {
-            let wakes = self.config.check_quorum || self.config.pre_vote;
+            // (With etcd only if it cannot count on our standing for election again.)
+            let wakes = self.config.check_quorum || self.config.pre_vote || !self.etcd();
             match body {
                 // A leader that cannot get our attention learns our term from this.
                 Body::Append { .. } | Body::Heartbeat { .. } if wakes => {
@@ -704,7 +716,10 @@ impl<S: Storage> Raft<S> {
                 return false;
             }
             // A question about a term, or an answer to ours, is not the term itself.
-            Body::PreVote { .. } | Body::PreVoteReply { granted: true } => return true,
+            Body::PreVote { .. } | Body::PreVoteReply { granted: true } => {
+                mutant!("pre-vote-moves-terms", self.become_follower(term, PeerId::ZERO));
+                return true;
+            }
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot { .. } => from,
             _ => PeerId::ZERO,
         };
@@ -739,7 +754,7 @@ impl<S: Storage> Raft<S> {
     /// Whether the leader was heard of so recently that nobody else shall be elected (thesis 4.2.3).
     pub(crate) fn in_lease(&self) -> bool {
         let heard = self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks;
-        self.config.check_quorum && (heard || self.may_have_given_lease())
+        mutant!("votes-within-a-lease", false, self.config.check_quorum) && (heard || self.may_have_given_lease())
     }
 
     /// A sign of life of the leader of our term.
@@ -749,7 +764,7 @@ impl<S: Storage> Raft<S> {
             Role::Candidate | Role::PreCandidate => self.become_follower(self.term, from),
             Role::Follower => {}
         }
-        self.election_elapsed = 0;
+        self.election_elapsed = mutant!("deaf-to-leaders", self.election_elapsed, 0);
         self.lets_others_first = true;
         self.lead = from;
         Ok(())
@@ -758,6 +773,7 @@ impl<S: Storage> Raft<S> {
     // Roles.
 
     fn reset(&mut self, term: Term) {
+        mutant!("vote-dropped-with-the-role", self.vote = PeerId::ZERO);
         let led = self.role == Role::Leader && !self.etcd();
         let before = self.term;
         if led {
@@ -849,7 +865,7 @@ impl<S: Storage> Raft<S> {
             own.recently_active = true;
         }
         // Conservative: some change of membership may lie in the tail; looking for it is not worth while.
-        self.pending_conf_index = self.log.last_index();
+        self.pending_conf_index = mutant!("inherited-changes-forgotten", Index::ZERO, self.log.last_index());
         self.append_own(EntryKind::Normal, 0);
         self.tell(Event::Became);
         self.broadcast_append();
@@ -906,7 +922,8 @@ impl<S: Storage> Raft<S> {
 
     /// The leader leaves a joint configuration by itself, once the entering of it is applied here.
     pub(crate) fn leave_joint_if_due(&mut self) {
-        let due = self.tracker.conf.auto_leave && self.log.applied >= self.pending_conf_index;
+        let applied = mutant!("leaves-joint-twice", true, self.log.applied >= self.pending_conf_index);
+        let due = mutant!("never-leaves-joint", false, self.tracker.conf.auto_leave && applied);
         if !due || self.role != Role::Leader {
             return;
         }
@@ -923,7 +940,7 @@ impl<S: Storage> Raft<S> {
     /// change that made us a member, which then comes with the log. (etcd ignores such a snapshot, and is sent it
     /// again.)
     fn restore(&mut self, at: EntryId, draft: Draft) -> bool {
-        if at.index <= self.log.committed {
+        if mutant!("snapshot-over-newer-log", false, at.index <= self.log.committed) {
             return false;
         }
         // With etcd it must name us.

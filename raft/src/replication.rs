@@ -4,6 +4,7 @@ use crate::config::ReadPolicy;
 use crate::error::{Refused, StepError};
 use crate::event::{Event, TransferEvent};
 use crate::message::Body;
+use crate::mutant::mutant;
 use crate::progress::{ProgressState, Wanted};
 use crate::raft::{Lost, Raft, Stepped};
 use crate::read_only::ReadRequest;
@@ -18,6 +19,7 @@ impl<S: Storage> Raft<S> {
     pub(crate) fn append_own(&mut self, kind: EntryKind, size: u32) -> EntryId {
         self.log.unstable.push(EntryMeta { term: self.term, kind, size });
         let index = self.log.last_index();
+        mutant!("leader-counts-before-sync", _ = self.tracker.get_mut(self.config.id).map(|own| own.matched = index));
         if !self.merge_ack(self.config.id, self.term, index) {
             self.send(self.config.id, Body::AppendAck { index });
         }
@@ -27,7 +29,8 @@ impl<S: Storage> Raft<S> {
     /// Counts payload bytes against the limit; one proposal into an empty tail always goes.
     pub(crate) fn reserve_uncommitted(&mut self, size: u64) -> Result<(), Refused> {
         let (uncommitted, limit) = (self.uncommitted_size, self.config.uncommitted_size_max);
-        if uncommitted > 0 && size > 0 && uncommitted.saturating_add(size) > limit {
+        let full = uncommitted > 0 && size > 0 && uncommitted.saturating_add(size) > limit;
+        if mutant!("tail-without-limit", false, full) {
             return Err(Refused::TooMuchUncommitted { uncommitted, size, limit });
         }
         self.uncommitted_size += size;
@@ -137,7 +140,7 @@ impl<S: Storage> Raft<S> {
             }
             // Never more than it has acknowledged: its log may end in something else.
             let progress = self.tracker.at_mut(at);
-            let commit = progress.matched.min(commit);
+            let commit = mutant!("heartbeat-commits-unseen", commit, progress.matched.min(commit));
             progress.sent_commit = commit;
             self.send(to, Body::Heartbeat { commit, read });
         }
@@ -200,7 +203,7 @@ impl<S: Storage> Raft<S> {
         let progress = self.tracker.at_mut(at);
         progress.recently_active = true;
         // etcd takes the message for an old one, for ever.
-        if hint.index < progress.matched && !etcd {
+        if mutant!("lost-tail-not-resent", false, hint.index < progress.matched) && !etcd {
             // Where we match, no term of ours is above that of `prev`, so a log that is whole never points below it:
             // this one has lost entries that it had acknowledged, or the message was overtaken by a later one.
             let lost = Lost { peer: from, acked: progress.matched, last: hint.index };
@@ -236,17 +239,22 @@ impl<S: Storage> Raft<S> {
             self.send(from, Body::TimeoutNow);
         }
         // What we never sent confirms nothing.
-        if read > 0 && read <= self.reads.token() {
+        let token = self.reads.token();
+        if mutant!("any-answer-confirms-reads", true, read > 0 && read <= token) {
+            let echoed = mutant!("any-answer-confirms-reads", token, read);
             let progress = self.tracker.at_mut(at);
-            progress.read_acked = progress.read_acked.max(read);
+            progress.read_acked = progress.read_acked.max(echoed);
             self.release_reads();
         }
     }
 
     /// Commits what a quorum holds, if it is of our term (thesis 3.6.2). Whether that is news; then it is on its way.
     pub(crate) fn advance_commit(&mut self) -> bool {
-        let index = self.tracker.committed().min(self.log.last_index());
-        if index <= self.log.committed || self.log.term(index) != Ok(self.term) {
+        let alone = mutant!("removed-leader-commits-alone", !self.tracker.is_voter(self.config.id), false);
+        let reached = if alone { self.durable_index() } else { self.tracker.committed() };
+        let index = mutant!("commit-one-too-many", reached.next(), reached).min(self.log.last_index());
+        let old = mutant!("commit-of-an-older-term", false, self.log.term(index) != Ok(self.term));
+        if index <= self.log.committed || old {
             return false;
         }
         self.log.commit_to(index);
@@ -272,7 +280,7 @@ impl<S: Storage> Raft<S> {
             self.send(from, Body::AppendAck { index: committed });
             return Ok(Stepped::default());
         }
-        if !self.log.holds(prev) {
+        if !mutant!("append-to-anything", prev.index <= self.log.last_index(), self.log.holds(prev)) {
             let upto = EntryId { term: prev.term, index: prev.index.min(self.log.last_index()) };
             let hint = self.log.find_conflict(upto);
             self.tell_of(|raft, say| {
@@ -291,9 +299,9 @@ impl<S: Storage> Raft<S> {
             }
             self.log.append(first, &entries[skip..]);
         }
-        self.log.commit_to(commit.min(last));
+        self.log.commit_to(commit.min(mutant!("commit-own-tail", self.log.last_index(), last)));
         // Not our last index: our tail beyond this message may be anything.
-        self.send(from, Body::AppendAck { index: last });
+        self.send(from, Body::AppendAck { index: mutant!("ack-own-tail", self.log.last_index(), last) });
         Ok(Stepped { appended, lost: None })
     }
 
@@ -313,7 +321,9 @@ impl<S: Storage> Raft<S> {
         let mut index = after;
         for meta in entries {
             index = index.next();
-            if index > self.log.last_index() || self.log.term(index) != Ok(meta.term) {
+            let differs = mutant!("conflict-kept", false, self.log.term(index) != Ok(meta.term));
+            mutant!("always-replaced", return Some(index).filter(|index| *index > self.log.committed));
+            if index > self.log.last_index() || differs {
                 return Some(index);
             }
         }
@@ -375,7 +385,8 @@ impl<S: Storage> Raft<S> {
         // Before its first commit a leader does not know what is committed (thesis 6.4); a lone voter neither.
         // (With etcd a lone voter answers at once.)
         let alone = self.etcd() && self.tracker.is_alone(self.config.id);
-        if self.log.term(self.log.committed) != Ok(self.term) && !alone {
+        let behind = mutant!("read-before-own-commit", false, self.log.term(self.log.committed) != Ok(self.term));
+        if behind && !alone {
             self.reads.defer(request);
         } else {
             self.take_confirmable_read(request);
@@ -386,7 +397,8 @@ impl<S: Storage> Raft<S> {
     fn take_confirmable_read(&mut self, request: ReadRequest) {
         let index = self.log.committed;
         // With etcd a leader that is trusted is so until it steps down.
-        let leased = self.holds_lease() || self.etcd() && self.config.read_policy == ReadPolicy::Lease;
+        let holds = mutant!("read-without-quorum", true, self.holds_lease());
+        let leased = holds || self.etcd() && self.config.read_policy == ReadPolicy::Lease;
         if leased || self.tracker.is_alone(self.config.id) {
             self.answer_read(request, index);
         } else {
@@ -402,7 +414,7 @@ impl<S: Storage> Raft<S> {
             own.read_acked = token;
         }
         // In a joint membership a lone voter is alone all the same, and nobody else will answer.
-        if !self.etcd() {
+        if mutant!("lone-reads-wait", false, !self.etcd()) {
             self.release_reads();
         }
         self.want_heartbeat();

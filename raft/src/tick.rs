@@ -1,6 +1,7 @@
 //! Time: what passes with it, and what it makes due.
 
 use crate::config::PRIORITY_MAX;
+use crate::mutant::mutant;
 use crate::raft::Raft;
 use crate::ready::TransferEnd;
 use crate::storage::Storage;
@@ -115,7 +116,7 @@ impl<S: Storage> Raft<S> {
         self.election_elapsed += 1;
         if self.election_elapsed >= self.config.election_ticks {
             self.election_elapsed = 0;
-            if self.config.check_quorum {
+            if mutant!("deaf-leader-stays", false, self.config.check_quorum) {
                 self.check_quorum();
             }
             if self.role == Role::Leader && self.must_step_down() {
@@ -133,7 +134,7 @@ impl<S: Storage> Raft<S> {
         }
         if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
-            if self.has_peers() {
+            if mutant!("no-heartbeats", false, self.has_peers()) {
                 self.renew_lease();
                 self.want_heartbeat();
             }

@@ -2,6 +2,7 @@
 
 use crate::confchange::{Draft, contains};
 use crate::inflights::Inflights;
+use crate::mutant::mutant;
 use crate::progress::Progress;
 use crate::quorum::{self, VoteResult};
 use crate::types::{ConfState, Index, PeerId};
@@ -118,7 +119,12 @@ impl Tracker {
 
     /// The highest index that is durable on a quorum, and with its payload on one of them.
     pub(crate) fn committed(&self) -> Index {
-        Index(quorum::joint_held(&self.conf, |id| self.matched(id)))
+        let (conf, matched) = (&self.conf, |id| self.matched(id));
+        Index(mutant!(
+            "learners-count-for-commits",
+            quorum::reached(&[conf.voters.as_slice(), &conf.learners].concat(), matched),
+            quorum::joint_held(conf, matched)
+        ))
     }
 
     /// The highest index up to which a voter of each half has entries with payloads durably.
@@ -137,7 +143,12 @@ impl Tracker {
 
     /// How the election stands.
     pub(crate) fn votes(&self) -> VoteResult {
-        quorum::joint_vote(&self.conf, |id| self.get(id).and_then(|progress| progress.vote))
+        let (conf, vote) = (&self.conf, |id| self.get(id).and_then(|progress| progress.vote));
+        mutant!(
+            "learners-elect",
+            quorum::vote(&[conf.voters.as_slice(), &conf.learners].concat(), vote),
+            quorum::joint_vote(conf, vote)
+        )
     }
 
     /// Members that granted and that refused in the election that runs, those without a vote left out.

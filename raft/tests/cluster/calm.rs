@@ -1,9 +1,12 @@
 //! What must come about once the faults are over: the cluster comes to rest and serves, and nothing disturbs it then.
 
-use ringraft_raft::{ConfState, PeerId, Progress, ProgressState, Role, Term};
+use std::collections::VecDeque;
+
+use ringraft_raft::{Body, ConfState, PeerId, Progress, ProgressState, Role, Term};
 
 use super::place;
-use super::support::node::Payload;
+use super::promises::is_quorum;
+use super::support::node::{Packet, Payload};
 use super::world::World;
 
 /// Turns within which a cluster without faults must get somewhere: dozens of election timeouts.
@@ -12,11 +15,22 @@ const TURNS_MAX: usize = 400;
 impl World {
     /// A tick without faults: everything is delivered in order and finished at once.
     pub(crate) fn calm_turn(&mut self) {
+        self.calm_turn_but(|_| true);
+    }
+
+    /// As [`World::calm_turn`], without the delivery of what `arrives` says no to.
+    fn calm_turn_but(&mut self, arrives: impl Fn(&Packet) -> bool) {
         for at in 0..self.nodes.len() {
             if !self.retired[at] {
                 self.tick(at, 1);
             }
         }
+        self.rest(arrives);
+    }
+
+    /// All that can be done at once is done, but for the delivery of what `arrives` says no to.
+    fn rest(&mut self, arrives: impl Fn(&Packet) -> bool) {
+        let mut held = VecDeque::new();
         for _ in 0..2000 {
             let mut idle = true;
             for at in 0..self.nodes.len() {
@@ -35,10 +49,15 @@ impl World {
                 }
             }
             for packet in std::mem::take(&mut self.network) {
-                idle = false;
-                self.deliver(&packet, false);
+                if arrives(&packet) {
+                    idle = false;
+                    self.deliver(&packet, false);
+                } else {
+                    held.push_back(packet);
+                }
             }
             if idle {
+                self.network = held;
                 return;
             }
         }
@@ -127,7 +146,8 @@ impl World {
             })
     }
 
-    /// Nothing disturbs a leader without need; it serves reads, its own and those of others, and hands over when told.
+    /// Nothing disturbs a leader without need. Within a tick what it proposes is applied everywhere, and reads are served,
+    /// its own and those of others. It hands over when told.
     fn stay(&mut self, leader: usize) {
         let conf = self.nodes[leader].raft.conf_state().clone();
         let term = self.nodes[leader].raft.term();
@@ -138,7 +158,11 @@ impl World {
         for turn in 0..50 {
             let served = self.promises.served;
             let asked = (0..self.nodes.len()).filter(|at| !outside(*at) && self.read(*at)).count();
+            (0..3).for_each(|_| _ = self.propose(leader));
             self.calm_turn();
+            let last = self.nodes[leader].raft.last_index();
+            let all = (0..self.nodes.len()).all(|at| outside(at) || self.nodes[at].machine.at.index == last);
+            assert!(all, "entries that are not applied in turn {turn}:{}", self.states());
             assert_eq!(asked, conf_count(&conf), "somebody knows no leader:{}", self.states());
             let served = self.promises.served - served;
             assert_eq!(served, asked, "reads that are not answered in turn {turn}:{}", self.states());
@@ -155,6 +179,58 @@ impl World {
         let lead = &self.nodes[place(target)].raft;
         let expected = if place(target) == leader { term } else { Term(term.0 + 1) };
         assert_eq!((lead.role(), lead.term()), (Role::Leader, expected), "{target} takes over:{}", self.states());
+        if is_quorum(&conf, |id| id != target) {
+            self.go_on_without_leader(place(target));
+        }
+    }
+
+    /// A leader is cut off. The others elect another one and go on; what it was told by them before arrives late, it
+    /// answers no read from its past, and it steps down in the end, if it minds the quorum.
+    fn go_on_without_leader(&mut self, old: usize) {
+        let config = self.nodes[old].raft.config().clone();
+        let told = |packet: &Packet| packet.message.body == Body::TimeoutNow;
+        let how = self.dice.below(3);
+        // A hand-over was given up before the target heard of it.
+        if how == 0 {
+            let voters = &self.nodes[old].raft.conf_state().voters;
+            let target = *voters.iter().find(|id| place(**id) != old).expect("another voter");
+            self.transfer(old, target);
+        }
+        (0..=config.election_ticks).for_each(|_| self.calm_turn_but(|packet| !told(packet)));
+        let questions = std::mem::take(&mut self.network);
+        // One more round of heartbeats, whose answers are on their way for long.
+        self.tick(old, config.heartbeat_ticks);
+        self.rest(|packet| place(packet.message.to) != old);
+        let mut late = std::mem::take(&mut self.network);
+        self.isolate(old);
+        questions.iter().for_each(|packet| self.hear(place(packet.message.to), packet));
+        // Everybody else crashes, and somebody is told to stand at once.
+        if how == 1 {
+            let others: Vec<_> = (0..self.nodes.len()).filter(|at| *at != old && !self.retired[*at]).collect();
+            others.iter().for_each(|at| self.restart(*at));
+            let stands = others[self.dice.below(others.len())];
+            self.act(stands, |node, _| node.raft.campaign());
+        }
+        let mut proposed = None;
+        for turn in 0..TURNS_MAX {
+            self.calm_turn();
+            self.read(old);
+            self.rest(|_| true);
+            if let Some((leader, _)) = self.leader().filter(|(leader, _)| *leader != old) {
+                if let Some(packet) = late.pop_front() {
+                    self.hear(old, &packet);
+                    self.rest(|_| true);
+                }
+                let done = proposed.is_some_and(|payload| self.promises.ends_with(payload));
+                if done && late.is_empty() && turn > 4 * config.election_ticks as usize {
+                    let leads = self.nodes[old].raft.role() == Role::Leader;
+                    assert!(!leads || !config.check_quorum, "{} leads nobody:{}", old + 1, self.states());
+                    return;
+                }
+                proposed = proposed.or_else(|| self.propose(leader));
+            }
+        }
+        panic!("no progress without {}:{}", old + 1, self.states());
     }
 }
 

@@ -11,6 +11,8 @@
 mod support;
 
 mod calm;
+#[cfg(ringraft_mutants)]
+mod mutants;
 mod promises;
 mod weather;
 mod world;
@@ -40,7 +42,7 @@ fn member_count(seed: u64, spice: Spice) -> u64 {
     let mut dice = Dice(!seed);
     match spice {
         Spice::Nothing => [1, 2, 3, 3, 3, 4, 5, 5][dice.below(8)],
-        Spice::ConfChanges => [3, 4, 5, 6][dice.below(4)],
+        Spice::ConfChanges => [2, 2, 3, 4, 5, 6][dice.below(6)],
         Spice::Priorities => 5,
         Spice::Losses | Spice::Stalls | Spice::Leases | Spice::Etcd => [3, 5][dice.below(2)],
     }

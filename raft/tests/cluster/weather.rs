@@ -30,13 +30,31 @@ pub(crate) enum Event {
     Stall,
 }
 
+/// What a run has most of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Theme {
+    /// Everything in measure.
+    Plain,
+    /// Elections: by hand, by hand-over, and because nobody hears the leader.
+    Duels,
+    /// Reads, and leaders that do not know that they are cut off.
+    Reads,
+    /// Elections, with one disk that is slow: writes of several leaders wait for it.
+    SlowDisk,
+    /// Logs that are cut right behind what is applied, and members that are too far behind.
+    Snapshots,
+}
+
 /// What one run is like.
 #[derive(Clone, Debug)]
 pub(crate) struct Weather {
+    pub(crate) theme: Theme,
     /// Events with the sum of the weights up to them.
     events: Vec<(usize, Event)>,
     /// Messages lost and repeated, and messages put off for long, per thousand.
     pub(crate) lost: usize,
+    /// As many more of those that carry entries, but to the first member: where few get through, logs part.
+    pub(crate) entries_lost: usize,
     pub(crate) repeated: usize,
     pub(crate) late: usize,
     /// Among how many of the oldest messages the next one is drawn.
@@ -47,29 +65,32 @@ pub(crate) struct Weather {
 
 impl Weather {
     pub(crate) fn draw(dice: &mut Dice, spice: Spice, members: usize) -> Weather {
+        let themes = [Theme::Plain, Theme::Duels, Theme::Reads, Theme::SlowDisk, Theme::Snapshots];
+        let theme = themes[dice.below(themes.len())];
         let together = spice == Spice::Leases || dice.one_in(2);
+        let duels = if matches!(theme, Theme::Duels | Theme::SlowDisk) { 4 } else { 1 };
+        let cuts = if theme == Theme::Plain { 1 } else { 2 };
+        let reads = if theme == Theme::Reads { 6 } else { 1 };
+        let compacts = if theme == Theme::Snapshots { 6 } else { 1 };
         // What must go on for anything to come about is never rare; the rest may be left out.
-        let tick = steady(dice, if together { 20 } else { 20 * members });
         let mut events = vec![
-            (tick, Event::Tick),
+            (steady(dice, if together { 10 } else { 10 * members }), Event::Tick),
             (steady(dice, 600), Event::Deliver),
             (steady(dice, 400), Event::Ready),
             (steady(dice, 250), Event::Write),
             (steady(dice, 100), Event::Apply),
             (steady(dice, 80), Event::Propose),
-        ];
-        events.extend([
-            (now_and_then(dice, 40), Event::Read),
-            (now_and_then(dice, 3), Event::Campaign),
-            (now_and_then(dice, 4), Event::Transfer),
+            (reads * now_and_then(dice, 40), Event::Read),
+            (duels * now_and_then(dice, 3), Event::Campaign),
+            (duels * now_and_then(dice, 4), Event::Transfer),
             (now_and_then(dice, 4), Event::Restart),
             (now_and_then(dice, 1), Event::Blackout),
-            (now_and_then(dice, 6), Event::CutOff),
-            (now_and_then(dice, 6), Event::Heal),
-            (now_and_then(dice, 20), Event::Compact),
+            (cuts * now_and_then(dice, 6), Event::CutOff),
+            (cuts * steady(dice, 4), Event::Heal),
+            (compacts * now_and_then(dice, 20), Event::Compact),
             (now_and_then(dice, 4), Event::Unreachable),
             (now_and_then(dice, 3), Event::ForgetLeader),
-        ]);
+        ];
         match spice {
             Spice::ConfChanges => events.push((steady(dice, 25), Event::ChangeConf)),
             Spice::Losses => events.push((steady(dice, 6), Event::Lose)),
@@ -82,9 +103,11 @@ impl Weather {
             *weight = sum;
         }
         Weather {
+            theme,
             events,
             lost: [0, 10, 50, 200][dice.below(4)],
-            repeated: [0, 10, 50, 200][dice.below(4)],
+            entries_lost: if duels > 1 { [0, 300, 600, 900][dice.below(4)] } else { 0 },
+            repeated: [0, 20, 100, 400][dice.below(4)],
             late: [0, 10, 50, 200][dice.below(4)],
             window: [1, 3, 12, 100][dice.below(4)],
             together,

@@ -4,15 +4,15 @@
 use std::collections::{HashMap, VecDeque};
 
 use ringraft_raft::{
-    Body, Compat, ConfChange, ConfChangeOp, ConfState, Config, Index, PRIORITY_MAX, PeerId, Proposed, ReadPolicy, Role,
-    StepError, Storage, Term, Transition,
+    Body, Compat, ConfChange, ConfChangeOp, ConfState, Config, EntryId, Index, PRIORITY_MAX, PeerId, Proposed,
+    ReadPolicy, Role, StepError, Storage, Term, Transition,
 };
 
 use super::place;
 use super::promises::Promises;
 use super::support::Dice;
 use super::support::node::{Disk, Node, Packet, Payload, voters};
-use super::weather::{Event, Weather};
+use super::weather::{Event, Theme, Weather};
 
 /// What happens beside faults of the network, and crashes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,8 @@ pub(crate) struct Counts {
     pub(crate) snapshots: usize,
     pub(crate) transfers: usize,
     pub(crate) losses: usize,
+    /// Tails that a leader replaced.
+    pub(crate) replaced: usize,
     pub(crate) delivered: usize,
     pub(crate) lost: usize,
     pub(crate) repeated: usize,
@@ -61,6 +63,7 @@ impl Counts {
         self.snapshots += snapshots;
         self.transfers += transfers;
         self.losses += other.losses;
+        self.replaced += other.replaced;
         self.delivered += other.delivered;
         self.lost += other.lost;
         self.repeated += other.repeated;
@@ -156,24 +159,43 @@ impl World {
     /// One thing happens somewhere.
     pub(crate) fn chaos(&mut self) {
         let at = self.dice.below(self.nodes.len());
-        match self.weather.next(&mut self.dice) {
-            Event::Tick => self.time_passes(at),
+        let event = self.weather.next(&mut self.dice);
+        let done = match event {
             Event::Deliver => self.deliver_any(),
             Event::Ready => {
-                if let Some(at) = self.next_from(at, |world, at| world.nodes[at].raft.has_ready()) {
-                    self.take_ready(at);
-                }
+                let next = self.next_from(at, |world, at| world.nodes[at].raft.has_ready());
+                next.map(|at| self.take_ready(at)).is_some()
             }
             Event::Write => {
-                if let Some(at) = self.next_from(at, |world, at| world.nodes[at].has_write() && !world.stalled[at]) {
-                    self.finish_write(at);
-                }
+                let slow = self.weather.theme == Theme::SlowDisk && !self.dice.one_in(20);
+                let writes = |world: &World, at: usize| world.nodes[at].has_write() && !world.stalled[at];
+                let next = self.next_from(at, |world, at| writes(world, at) && !(slow && at == 0));
+                next.map(|at| self.finish_write(at)).is_some()
             }
             Event::Apply => {
-                if let Some(at) = self.next_from(at, |world, at| world.nodes[at].has_apply()) {
-                    self.finish_apply(at);
-                }
+                let next = self.next_from(at, |world, at| world.nodes[at].has_apply());
+                next.map(|at| self.finish_apply(at)).is_some()
             }
+            _ => {
+                self.rarer(event, at);
+                true
+            }
+        };
+        // Where nothing is to be done but to wait, time goes by.
+        if !done && self.network.is_empty() && self.next_from(at, World::is_busy).is_none() {
+            self.time_passes(at);
+        }
+    }
+
+    fn is_busy(&self, at: usize) -> bool {
+        let node = &self.nodes[at];
+        node.raft.has_ready() || node.has_apply() || node.has_write() && !self.stalled[at]
+    }
+
+    /// What is not the daily work of a cluster.
+    fn rarer(&mut self, event: Event, at: usize) {
+        match event {
+            Event::Tick => self.time_passes(at),
             Event::Propose => {
                 let at = self.some_leader(at);
                 self.propose(at);
@@ -190,10 +212,13 @@ impl World {
             }
             Event::Restart => self.restart(at),
             Event::Blackout => (0..self.nodes.len()).for_each(|at| self.restart(at)),
-            Event::CutOff => self.cut_off(at),
+            Event::CutOff => {
+                let at = if self.dice.one_in(2) { self.some_leader(at) } else { at };
+                self.cut_off(at);
+            }
             Event::Heal => self.cut.clear(),
             Event::Compact => {
-                let keep = self.dice.roll() % 8;
+                let keep = if self.weather.theme == Theme::Snapshots { 0 } else { self.dice.roll() % 8 };
                 self.act(at, |node, _| node.compact_but(keep));
             }
             Event::Unreachable => {
@@ -207,6 +232,7 @@ impl World {
             Event::ForgetLeader => self.act(at, |node, _| _ = node.raft.forget_leader()),
             Event::Lose => self.lose(at),
             Event::Stall => self.stalled[at] = !self.stalled[at],
+            Event::Deliver | Event::Ready | Event::Write | Event::Apply => unreachable!("daily work"),
         }
     }
 
@@ -291,22 +317,46 @@ impl World {
 
     // The network.
 
-    fn deliver_any(&mut self) {
-        let Weather { lost, repeated, late, window, .. } = self.weather;
+    /// Whether there was anything to deliver.
+    fn deliver_any(&mut self) -> bool {
+        let Weather { lost, entries_lost, repeated, late, window, .. } = self.weather;
         let full = self.network.len() > 500;
         let which = self.dice.below(self.network.len().clamp(1, window));
         let roll = self.dice.below(1000);
-        let Some(packet) = self.network.swap_remove_front(which) else { return };
+        let Some(mut packet) = self.network.swap_remove_front(which) else { return false };
         if roll < late && !full {
             self.network.push_back(packet);
-            return;
+            return true;
         }
         if self.dice.below(1000) < repeated && !full {
             self.counts.repeated += 1;
-            self.network.push_back(packet.clone());
+            let mut again = if self.dice.one_in(2) { packet.clone() } else { self.part_of(&packet) };
+            if self.dice.one_in(2) {
+                std::mem::swap(&mut again, &mut packet);
+            }
+            self.network.push_back(again);
         }
+        let spared = packet.entries.is_empty() || place(packet.message.to) == 0;
+        let lost = if spared { lost } else { lost + entries_lost };
         let lost = full || self.dice.below(1000) < lost;
         self.deliver(&packet, lost);
+        true
+    }
+
+    /// Some of the entries of an append: what its leader might have sent as well.
+    fn part_of(&mut self, packet: &Packet) -> Packet {
+        let mut part = packet.clone();
+        if let Body::Append { prev, last, .. } = &mut part.message.body {
+            let skip = self.dice.below(part.entries.len() + 1);
+            let take = self.dice.below(part.entries.len() - skip + 1);
+            let before = prev.index.0 + skip as u64;
+            if skip > 0 {
+                *prev = EntryId { term: part.entries[skip - 1].0.term, index: Index(before) };
+            }
+            *last = Index(before + take as u64);
+            part.entries = part.entries[skip..skip + take].to_vec();
+        }
+        part
     }
 
     pub(crate) fn deliver(&mut self, packet: &Packet, lost: bool) {
@@ -328,7 +378,7 @@ impl World {
     }
 
     /// A member takes a message. What its vote depends on is noted from outside, before.
-    fn hear(&mut self, at: usize, packet: &Packet) {
+    pub(crate) fn hear(&mut self, at: usize, packet: &Packet) {
         let message = packet.message;
         let before = self.nodes[at].raft.status();
         let config = self.nodes[at].raft.config();
@@ -346,6 +396,7 @@ impl World {
         }
         let mut result = Ok(());
         self.act(at, |node, _| result = node.step(packet));
+        self.counts.replaced += std::mem::take(&mut self.nodes[at].replaced);
         if let Err(error) = result {
             use StepError as E;
             let harmless = matches!(error, E::UnknownPeer { .. } | E::ReadRefused { .. } | E::TransferRefused { .. });
@@ -456,7 +507,7 @@ impl World {
     fn change_conf(&mut self, at: usize) {
         let count = if self.dice.one_in(2) { 1 } else { 1 + self.dice.below(3) };
         let op = |world: &mut World| {
-            let id = world.anybody();
+            let id = if world.dice.one_in(4) { PeerId(at as u64 + 1) } else { world.anybody() };
             match world.dice.below(5) {
                 0 => ConfChangeOp::Remove(id),
                 1 => ConfChangeOp::AddLearner(id),
@@ -486,6 +537,14 @@ impl World {
 
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
+    }
+
+    /// Nobody hears this member, nor it anybody.
+    pub(crate) fn isolate(&mut self, at: usize) {
+        let id = PeerId(at as u64 + 1);
+        (1..=self.nodes.len() as u64)
+            .filter(|other| *other != id.0)
+            .for_each(|other| self.cut_between(id, PeerId(other)));
     }
 
     pub(crate) fn cut_between(&mut self, one: PeerId, other: PeerId) {

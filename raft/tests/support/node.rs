@@ -67,6 +67,8 @@ pub struct Node {
     pub said: Vec<Message>,
     /// The entries from here on may be others than when somebody last looked.
     pub changed: Option<Index>,
+    /// How often a leader's entries took the place of others.
+    pub replaced: usize,
     /// What the membership of the core is as of: the last change applied, or a snapshot that is not durable yet.
     pub conf_at: Index,
     /// Whether the log that the core asks shows entries when their write begins, or when it ends.
@@ -95,6 +97,7 @@ impl Node {
             applies: VecDeque::new(),
             said: Vec::new(),
             changed: Some(disk.log.base.index.next()),
+            replaced: 0,
             conf_at: disk.image.at.index,
             early,
             cache_base: disk.log.base.index,
@@ -196,6 +199,7 @@ impl Node {
         let stepped = self.raft.step(packet.message, &metas)?;
         if let (Some(first), Body::Append { prev, .. }) = (stepped.appended, packet.message.body) {
             let skip = usize::try_from(first.0 - prev.index.0 - 1).unwrap();
+            self.replaced += usize::from(first <= self.cached_to());
             self.stage(first, packet.entries[skip..].iter().copied());
         }
         Ok(())
