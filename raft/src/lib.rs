@@ -57,8 +57,8 @@
 //! # etcd
 //!
 //! Where our rules differ from those of etcd's raft, [`Config::compat`] gives etcd's, so that recordings of it replay
-//! byte for byte (`tests/traces.rs`): every message when it is asked for, not merged with others; every answer after a
-//! sync; no hand-over before a leader goes; refused changes of membership as empty entries; snapshots that do not name us ignored; lost tails not mended;
+//! byte for byte (`tests/traces.rs`): every message when it is asked for, not merged with others; every append answered,
+//! and every answer after a sync; no hand-over before a leader goes; refused changes of membership as empty entries; snapshots that do not name us ignored; lost tails not mended;
 //! reads of a lone voter, and under a lease, at once. What etcd logs comes as [`Event`]s, if [`Raft::observe`] gave a
 //! listener; without one no event is even made.
 #![forbid(unsafe_code)]

@@ -65,14 +65,17 @@ impl<S: Storage> Raft<S> {
         let index = progress.next.prev();
         let full = progress.state == ProgressState::Replicate && progress.inflights.is_full();
         let Ok(term) = self.log.term(index) else { return self.send_snapshot(at) };
-        let room = if full { Ok((index, 0)) } else { self.log.limit(index, self.config.message_size_max) };
+        let no_room = full || index == self.log.last_index();
+        let room = if no_room { Ok((index, 0)) } else { self.log.limit(index, self.config.message_size_max) };
         let Ok((last, size)) = room else { return self.send_snapshot(at) };
         if last == index && !even_if_empty {
             return false;
         }
         // etcd counts payloads in flight.
         let size = if self.etcd() { self.log.payload_size(index, last) } else { size };
-        let commit = self.log.committed;
+        // A probe wants an answer, and news of a commit get none. (With etcd they do.)
+        let probes = last == index && self.tracker.at(at).state == ProgressState::Probe && !self.etcd();
+        let commit = if probes { Index::ZERO } else { self.log.committed };
         let to = self.tracker.id(at);
         self.send(to, Body::Append { prev: EntryId { term, index }, last, commit });
         self.tracker.at_mut(at).sent(last, size, commit);
@@ -263,7 +266,12 @@ impl<S: Storage> Raft<S> {
             }
             self.log.append(first, &entries[skip..]);
         }
-        self.log.commit_to(commit.min(last));
+        let news = self.log.commit_to(commit.min(last));
+        if news && entries.is_empty() && !self.etcd() {
+            // The leader learns nothing from an answer. If it misses an earlier one, a heartbeat shows it, and it asks
+            // again with a commit index that is no news.
+            return Ok(Stepped::default());
+        }
         // Not our last index: our tail beyond this message may be anything.
         self.send(from, Body::AppendAck { index: last });
         Ok(Stepped { appended, lost: None })
