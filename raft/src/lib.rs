@@ -59,8 +59,8 @@
 //! # etcd
 //!
 //! Where our rules differ from those of etcd's raft, [`Config::compat`] gives etcd's, so that recordings of it replay
-//! byte for byte (`tests/traces.rs`): every message when it is asked for, not merged with others; every answer after a
-//! sync; no hand-over before a leader goes; nobody who stands in for voters that count on a vote which is gone; refused
+//! byte for byte (`tests/traces.rs`): every message when it is asked for, not merged with others; every append answered,
+//! and every answer after a sync; no hand-over before a leader goes; nobody who stands in for voters that count on a vote which is gone; refused
 //! changes of membership as empty entries, and those that do not fit found out when they are applied; probes without entries
 //! as often as somebody asks; not a word on what a role leaves unfinished; snapshots that do not name us ignored; lost
 //! tails not mended; reads of a lone voter, and under a lease, at once. What etcd logs comes as [`Event`]s, if

@@ -32,7 +32,8 @@ pub enum Payloads {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
     /// Leader: append the entries `prev.index + 1 ..= last` after `prev`, and commit up to `commit`. Their metadata
-    /// travels beside the message ([`Raft::step`](crate)); `last == prev.index` means no entries.
+    /// travels beside the message ([`Raft::step`](crate)); `last == prev.index` means no entries. One without entries
+    /// that moves the follower's commit index is not answered.
     Append {
         /// The entry before the first one.
         prev: EntryId,

@@ -87,7 +87,7 @@ impl<S: Storage> Raft<S> {
         let Ok(term) = self.log.term(index) else { return self.send_snapshot(at) };
         let size_max = self.config.message_size_max;
         let room = match witness {
-            _ if full => Ok((index, 0)),
+            _ if full || index == self.log.last_index() => Ok((index, 0)),
             true => self.log.limit_stripped(index, self.witness_may_have(), size_max),
             false => self.log.limit(index, size_max),
         };
@@ -97,12 +97,14 @@ impl<S: Storage> Raft<S> {
         }
         // etcd counts payloads in flight.
         let size = if self.etcd() { self.log.payload_size(index, last) } else { size };
-        let commit = self.log.committed;
+        // A probe wants an answer, and news of a commit get none. (With etcd they do.)
+        let probes = last == index && self.tracker.at(at).state == ProgressState::Probe && !self.etcd();
+        let commit = if probes { Index::ZERO } else { self.log.committed };
         let to = self.tracker.id(at);
         self.send(to, Body::Append { prev: EntryId { term, index }, last, commit, payloads: payloads_for(witness) });
         let etcd = self.etcd();
         let progress = self.tracker.at_mut(at);
-        progress.sent(last, size, commit);
+        progress.sent(last, size, if probes { progress.sent_commit } else { commit });
         // One probe at a time, with or without entries. (etcd sends those without as often as it is asked.)
         progress.flow_paused |= progress.state == ProgressState::Probe && !etcd;
         true
@@ -299,7 +301,12 @@ impl<S: Storage> Raft<S> {
             }
             self.log.append(first, &entries[skip..]);
         }
-        self.log.commit_to(commit.min(mutant!("commit-own-tail", self.log.last_index(), last)));
+        let news = self.log.commit_to(commit.min(mutant!("commit-own-tail", self.log.last_index(), last)));
+        if news && entries.is_empty() && !self.etcd() {
+            // The leader learns nothing from an answer. If it misses an earlier one, a heartbeat shows it, and it asks
+            // again with a commit index that is no news.
+            return Ok(Stepped::default());
+        }
         // Not our last index: our tail beyond this message may be anything.
         self.send(from, Body::AppendAck { index: mutant!("ack-own-tail", self.log.last_index(), last) });
         Ok(Stepped { appended, lost: None })

@@ -104,7 +104,12 @@ impl Unstable {
             return;
         }
         let count = usize::try_from(id.index.0 - self.offset.0).expect("within a list") + 1;
-        self.entries.drain(..count);
+        // Mostly all of it, which is cheaper to clear.
+        if count == self.entries.len() {
+            self.entries.clear();
+        } else {
+            self.entries.drain(..count);
+        }
         self.offset = id.index.next();
         self.offset_in_progress = self.offset_in_progress.max(self.offset);
     }

@@ -75,7 +75,6 @@ pub(crate) struct Shell {
     arena: BytesMut,
     ready: Ready,
     metas: Vec<EntryMeta>,
-    own: Vec<Message>,
 }
 
 /// A message with the records of the range that it names.
@@ -92,7 +91,6 @@ impl Shell {
             arena: BytesMut::with_capacity(CHUNK),
             ready: Ready::default(),
             metas: Vec::new(),
-            own: Vec::new(),
         }
     }
 
@@ -148,7 +146,9 @@ impl Replica {
     fn step(&mut self, packet: Packet, metas: &mut Vec<EntryMeta>, arena: &mut BytesMut) {
         let Packet { message, records } = packet;
         metas.clear();
-        metas.extend(Records::new(&records).map(|record| record.expect("whole records").meta()));
+        for record in Records::new(&records) {
+            metas.push(record.expect("whole records").meta());
+        }
         self.touched = true;
         let stepped = self.raft.step(message, metas).expect("nobody is behind");
         if let (Some(first), Body::Append { prev, .. }) = (stepped.appended, message.body) {
@@ -179,8 +179,7 @@ impl Replica {
             log.hard = append.hard_state.unwrap_or(log.hard);
             self.raft.synced(append.ticket);
             self.touched = true;
-            shell.own.extend(append.after_sync.hold());
-            for message in shell.own.drain(..) {
+            for message in append.after_sync.hold() {
                 if message.to == self.raft.id() {
                     self.raft.step(message, &[]).expect("our own word");
                 } else {
@@ -253,7 +252,7 @@ impl Log {
         if after == upto {
             return Bytes::new();
         }
-        let run = self.runs(after, upto).next().expect("within the log");
+        let run = self.runs.iter().rev().find(|run| run.after <= after).expect("within the log");
         assert!(run.after == after && run.upto == upto, "a message carries what one turn brought");
         run.records.clone()
     }
