@@ -13,7 +13,7 @@ impl<S: Storage> Raft<S> {
     /// Whether this member may be elected: a voter with payloads whose log is not being replaced.
     pub(crate) fn is_promotable(&self) -> bool {
         let votes = |own: &Progress| mutant!("learner-stands", true, !own.learner);
-        let holds = |own: &Progress| mutant!("witness-leads", true, !own.witness && !self.config.witness);
+        let holds = |own: &Progress| !own.witness && !self.config.witness;
         let voter = self.tracker.get(self.config.id).is_some_and(|own| votes(own) && holds(own));
         voter && self.log.unstable.snapshot.is_none()
     }
