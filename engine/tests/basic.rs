@@ -369,8 +369,8 @@ fn apply(mut rig: Rig, step: &Step) -> Rig {
 proptest! {
     #![proptest_config(ProptestConfig::default())]
     #[test]
-    fn any_history_survives(steps in prop::collection::vec(step(), 1..120)) {
-        let mut rig = Rig::new(Config { rewrite_percent: 100, segments_max: 1, ..small(24) });
+    fn any_history_survives(steps in prop::collection::vec(step(), 1..120), verify_on_open in any::<bool>()) {
+        let mut rig = Rig::new(Config { rewrite_percent: 100, segments_max: 1, verify_on_open, ..small(24) });
         for step in &steps {
             rig = apply(rig, step);
         }

@@ -1,7 +1,7 @@
 //! Power cuts: whatever part of the unsynced writes survives, nothing acknowledged is lost, nothing is invented.
 
 use proptest::prelude::*;
-use ringraft_engine::Engine;
+use ringraft_engine::{Config, Engine};
 use ringraft_raft::Storage;
 
 use crate::rig::{Rig, State, small};
@@ -37,12 +37,12 @@ impl Before {
     }
 
     /// Opens the image; what it holds must be what some batch not below the durable one left.
-    fn check(&self, image: Image, config: ringraft_engine::Config) -> Rig {
+    fn check(&self, image: Image, config: Config) -> Rig {
         self.check_reopened(image, config, false)
     }
 
     /// `reopened`: an earlier opening may have put a batch of its own at the end, in place of a lost one.
-    fn check_reopened(&self, image: Image, config: ringraft_engine::Config, reopened: bool) -> Rig {
+    fn check_reopened(&self, image: Image, config: Config, reopened: bool) -> Rig {
         let rig = Rig::open(image, config).unwrap_or_else(|error| panic!("refused: {error}"));
         let last = rig.report.last_batch.0;
         assert!(last >= self.durable, "batch {} was acknowledged, the log ends with {last}", self.durable);
@@ -141,9 +141,14 @@ fn crash(world: &World, dice: &mut Dice) -> Image {
 proptest! {
     #![proptest_config(ProptestConfig::default())]
     #[test]
-    fn nothing_acknowledged_is_lost(seed in any::<u64>(), blocks in 9..40_u64, inflight in 1..4_usize) {
+    fn nothing_acknowledged_is_lost(
+        seed in any::<u64>(),
+        blocks in 9..40_u64,
+        inflight in 1..4_usize,
+        verify_on_open in any::<bool>(),
+    ) {
         let mut dice = Dice::new(seed);
-        let mut config = small(blocks);
+        let mut config = Config { verify_on_open, ..small(blocks) };
         config.batches_inflight_max = inflight;
         config.rewrite_percent = if seed % 2 == 0 { 0 } else { 200 };
         config.segments_max = 2;
@@ -162,9 +167,9 @@ proptest! {
 
     /// The machine dies again while it recovers: what was found the first time and acted upon stays.
     #[test]
-    fn a_crash_while_recovering_loses_nothing(seed in any::<u64>()) {
+    fn a_crash_while_recovering_loses_nothing(seed in any::<u64>(), verify_on_open in any::<bool>()) {
         let mut dice = Dice::new(seed);
-        let config = small(12);
+        let config = Config { verify_on_open, ..small(12) };
         let mut rig = Rig::new(config.clone());
         for _ in 0..4 {
             run(&mut rig, &mut dice, 25);
@@ -280,7 +285,7 @@ fn what_nobody_attests_is_written_again() {
 /// A segment is given up only when the batch that says so is durable.
 #[test]
 fn a_lost_compaction_finds_its_entries() {
-    let config = ringraft_engine::Config { segments_free_max: 1, ..small(16) };
+    let config = Config { segments_free_max: 1, ..small(16) };
     let mut rig = Rig::new(config.clone());
     for _ in 0..60 {
         rig.put(1, &[3000]);
@@ -306,4 +311,78 @@ fn a_lost_compaction_finds_its_entries() {
     }
     assert!(rig.world.removes > 0, "now they are");
     assert_eq!(rig.engine.stats().segments, 1);
+}
+
+/// The kinds of the blocks in flight.
+fn kinds(rig: &Rig) -> Vec<u8> {
+    rig.world.pending.iter().map(|write| write.buf[6]).collect()
+}
+
+const HEAD: u8 = 1;
+const BATCH: u8 = 2;
+const FOOTER: u8 = 3;
+
+/// Stops when the last batch of a segment, its footer and the head of the next are in flight. `batches`: as many of that
+/// segment's last ones.
+fn up_to_a_footer(rig: &mut Rig, batches: usize) {
+    let all: &[u8] = &[BATCH, BATCH, FOOTER, HEAD];
+    loop {
+        rig.world.hold = true;
+        for _ in 0..3 {
+            rig.put(1, &[3000]);
+            rig.turn().unwrap();
+        }
+        if batches == 1 && kinds(rig) == [BATCH, BATCH] {
+            rig.world.finish(0);
+            rig.complete().unwrap();
+            rig.turn().unwrap();
+        }
+        if kinds(rig).starts_with(&all[2 - batches..]) {
+            return;
+        }
+        rig.world.hold = false;
+        rig.settle();
+        // So that every batch is once the last one.
+        rig.put(2, &[10]);
+        rig.settle();
+    }
+}
+
+/// The footer of an earlier opening survives where the one that the next head names was lost: in the same place, for
+/// the same number of batches.
+#[test]
+fn a_footer_of_an_earlier_opening_is_not_believed() {
+    let config = Config { verify_on_open: false, ..small(9) };
+    let mut rig = Rig::new(config.clone());
+    up_to_a_footer(&mut rig, 1);
+    let before = Before::of(&rig);
+    let image = rig.world.crash(|write, _| write == 1);
+    let mut rig = before.check(image, config.clone());
+    rig.world.hold = true;
+    rig.put(2, &[10]);
+    rig.turn().unwrap();
+    assert_eq!(kinds(&rig), [FOOTER, HEAD, BATCH]);
+    let before = Before::of(&rig);
+    let image = rig.world.crash(|write, _| write != 0);
+    before.check(image, config).check();
+}
+
+/// A head and the footer that it names survive, the batches between did not; others of the same numbers are durable.
+#[test]
+fn a_footer_of_batches_that_were_lost_is_not_believed() {
+    let config = Config { verify_on_open: false, ..small(9) };
+    let mut rig = Rig::new(config.clone());
+    up_to_a_footer(&mut rig, 2);
+    let before = Before::of(&rig);
+    let image = rig.world.crash(|write, _| write >= 2);
+    let mut rig = before.check(image, config.clone());
+    rig.put(1, &[2000]);
+    rig.settle();
+    rig.world.hold = true;
+    rig.put(1, &[1000]);
+    rig.turn().unwrap();
+    assert_eq!(kinds(&rig), [FOOTER, HEAD, BATCH]);
+    let before = Before::of(&rig);
+    let image = rig.world.crash(|write, _| write == 2);
+    before.check(image, config).check();
 }

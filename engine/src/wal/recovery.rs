@@ -283,16 +283,21 @@ impl Attempt<'_> {
         self.seen.attested = self.seen.attested.max(cursor.durable);
 
         let mut links = newest_links;
+        // Of this history: a mark in a segment that is not part of it may be about batches of the same numbers in another.
+        let mut proven = cursor.durable;
         let mut chain = vec![Link { generation: newest, file: newest_at, sealed: None }];
         while links.previous >= first && links.previous > 0 {
             let previous = links.previous;
             let missing = || refused(&self.config.dir, 0, Reason::Missing { generation: previous });
             let at = self.heads.binary_search_by_key(&previous, |head| head.0).map_err(|_| missing())?;
             let (generation, file) = self.heads[at];
-            if generation >= chain[chain.len() - 1].generation {
+            let next = &chain[chain.len() - 1];
+            if generation >= next.generation {
                 return Err(missing());
             }
-            let sealed = self.sealed(file, generation, &links, load);
+            let naming = self.head_header(next.file);
+            proven = proven.max(naming.durable);
+            let sealed = self.sealed(file, generation, &naming, &links, proven, load);
             links = match &sealed {
                 Some(sealed) => sealed.links,
                 // These are believed once the segment has been read. The first 4096 bytes hold what is needed here.
@@ -300,7 +305,7 @@ impl Attempt<'_> {
                     let start = &self.files[file].start;
                     let head = block::read_head(start.get(block::HEADER..).unwrap_or_default());
                     let head = head.map_err(|kind| refused(&self.files[file].path, 0, Reason::Checksum { kind }))?;
-                    let head_lsn = read_head_header(self.config, &self.files[file]).map_or(0, |header| header.lsn);
+                    let head_lsn = self.head_header(file).lsn;
                     Links { previous: head.previous, head_lsn, previous_footer: head.footer }
                 }
             };
@@ -313,10 +318,24 @@ impl Attempt<'_> {
         self.read(&chain, &newest_bytes, newest_links, load)
     }
 
-    /// What the footer of a sealed segment says, if it may stand for the segment: all of that is attested as durable,
-    /// and the footer is the one which `links` of the next segment name.
-    fn sealed(&self, file: usize, generation: u64, links: &Links, load: &mut Load) -> Option<Sealed> {
-        if self.config.verify_on_open || links.previous_footer == 0 || links.head_lsn > self.seen.attested {
+    /// The header of a candidate's head.
+    fn head_header(&self, file: usize) -> Header {
+        read_head_header(self.config, &self.files[file]).expect("readable, or it were no candidate")
+    }
+
+    /// What the footer of a sealed segment says, if it may stand for the segment: all of that is `proven` to be durable,
+    /// and the footer is the one which the next segment's head names. Both were written in one opening: a footer of an
+    /// earlier one may lie in the same place and end with the same batch.
+    fn sealed(
+        &self,
+        file: usize,
+        generation: u64,
+        naming: &Header,
+        links: &Links,
+        proven: u64,
+        load: &mut Load,
+    ) -> Option<Sealed> {
+        if self.config.verify_on_open || links.previous_footer == 0 || links.head_lsn > proven {
             return None;
         }
         let position = u64::from(links.previous_footer) * BLOCK_ALIGN as u64;
@@ -324,8 +343,8 @@ impl Attempt<'_> {
         // What cannot be read is read again as part of the segment, and then told.
         let mut bytes = load(file, How::Part(position, BLOCK_ALIGN)).ok()?;
         let header = block::read_header(&bytes, self.config.log_id, position, left).ok()?;
-        let fits = header.kind == Kind::Footer && header.generation == generation && header.lsn == links.head_lsn;
-        if !fits {
+        let named = header.lsn == links.head_lsn && header.lsn == naming.lsn && header.epoch == naming.epoch;
+        if header.kind != Kind::Footer || header.generation != generation || !named {
             return None;
         }
         let len = block::padded_len(header.body_len as usize);
