@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod footer;
 mod golden;
+mod holes;
 mod inspect;
 mod reader;
 mod restart;
