@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crc32fast::Hasher;
 use criterion::Criterion;
 use ringraft_io::ShardNo;
-use ringraft_raft::{EntryId, Index, PeerId, Term};
+use ringraft_raft::{EntryId, Index, Payloads, PeerId, Term};
 use ringraft_transport::codec::{SectionHead, Sections};
 use ringraft_transport::frame::{ClusterId, FrameKind, HEADER, Header, Link, StreamKind};
 use ringraft_transport::reader::StreamReader;
@@ -64,6 +64,7 @@ impl Writer {
             term: Term(1),
             prev: EntryId::default(),
             commit: Index::ZERO,
+            payloads: Payloads::All,
             count: u32::try_from(COUNT).expect("a handful"),
             bytes: u32::try_from(run.len()).expect("a frame's worth"),
         }

@@ -2,6 +2,7 @@
 //!
 //! - `record`, `frame`, `protocol`, `kv`: the pure parts, alone.
 //! - `raft`: three replicas in one loop, from the proposal until all have applied it.
+//! - `Raft::...`, `RawNode::...`, `Progress::...`: single steps of the core, under the names of raft-rs's benches.
 //! - `wal`: the log engine on a real ring and a real disk, one durable batch after the other.
 //! - `put`: a whole cluster in this process, through the client.
 //!
@@ -9,8 +10,10 @@
 //! anything; without io_uring they say so and are left out.
 #![forbid(unsafe_code)]
 
+mod core;
 mod frame;
 mod kv;
+mod log;
 mod protocol;
 mod put;
 mod raft;
@@ -27,6 +30,7 @@ fn main() {
     protocol::bench(&mut criterion);
     kv::bench(&mut criterion);
     raft::bench(&mut criterion);
+    core::bench(&mut criterion);
     wal::bench(&mut criterion);
     put::bench(&mut criterion);
     criterion.final_summary();

@@ -7,10 +7,11 @@ use bytes::{Bytes, BytesMut};
 use criterion::Criterion;
 use ringraft_raft::record::{self, GroupSeed, Records};
 use ringraft_raft::{
-    Body, ConfState, Config, EntryId, EntryKind, EntryMeta, HardState, Index, Message, PeerId, Proposed, Raft, Ready,
-    Role, Storage, StorageError, Term,
+    Body, Config, EntryId, EntryKind, EntryMeta, HardState, Index, Message, PeerId, Proposed, Raft, Ready, Role,
+    Storage,
 };
 
+use crate::log::Log;
 use crate::support::{GROUP, payload, throughput};
 
 /// Entries between two compactions.
@@ -119,7 +120,7 @@ struct Run {
 impl Replica {
     fn new(id: PeerId) -> Replica {
         Replica {
-            raft: Raft::new(Config::new(id), Log::default()).expect("an empty log"),
+            raft: Raft::new(Config::new(id), Log::new(3, 0)).expect("an empty log"),
             seed: GroupSeed::of(GROUP),
             ready: Ready::default(),
             runs: VecDeque::new(),
@@ -230,66 +231,7 @@ impl Replica {
         let index = self.raft.applied_index();
         let log = self.raft.storage_mut();
         assert_eq!(index, log.last_index());
-        log.base = EntryId { term: log.term(index).expect("the last entry"), index };
-        log.entries.clear();
+        log.compact(index);
         self.runs.clear();
-    }
-}
-
-/// What the core may ask of a log; entry `base.index + 1` is the first of `entries`.
-#[derive(Default)]
-struct Log {
-    hard: HardState,
-    base: EntryId,
-    entries: VecDeque<EntryMeta>,
-}
-
-impl Log {
-    fn slot(&self, index: Index) -> Result<usize, StorageError> {
-        let (base, last) = (self.base.index, self.last_index());
-        if index <= base {
-            return Err(StorageError::Compacted { index, base });
-        }
-        if index > last {
-            return Err(StorageError::Unavailable { index, last });
-        }
-        Ok(usize::try_from(index.0 - base.0 - 1).expect("it fits memory"))
-    }
-}
-
-impl Storage for Log {
-    fn initial_state(&self) -> (HardState, ConfState) {
-        let voters = (1..=3).map(PeerId).collect();
-        (self.hard, ConfState { voters, ..ConfState::default() })
-    }
-
-    fn base(&self) -> EntryId {
-        self.base
-    }
-
-    fn last_index(&self) -> Index {
-        Index(self.base.index.0 + self.entries.len() as u64)
-    }
-
-    fn term(&self, index: Index) -> Result<Term, StorageError> {
-        if index == self.base.index { Ok(self.base.term) } else { Ok(self.meta(index)?.term) }
-    }
-
-    fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {
-        Ok(self.entries[self.slot(index)?])
-    }
-
-    fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError> {
-        let (first, last) = (self.slot(after.next())?, self.slot(upto)?);
-        let mut bytes = 0;
-        let fits = self.entries.range(first..=last).take_while(|meta| {
-            bytes += meta.encoded_size();
-            bytes <= bytes_max
-        });
-        Ok(Index(after.0 + fits.count().max(1) as u64))
-    }
-
-    fn snapshot(&self) -> Option<EntryId> {
-        (self.base.index > Index::ZERO).then_some(self.base)
     }
 }

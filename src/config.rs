@@ -47,6 +47,8 @@ pub struct ServeConfig {
     pub heartbeat_ticks: u32,
     /// Ticks without a leader before an election, at the least.
     pub election_ticks: u32,
+    /// How soon this node asks to lead when a leader is lost: 4 first, 1 last, 0 never by itself.
+    pub priority: u8,
     /// Size of a log segment in bytes, a multiple of [`SEGMENT_ALIGN`].
     pub segment_size: u64,
     /// Entries applied between two snapshots of a group.
@@ -178,7 +180,7 @@ struct Field {
     default: &'static str,
 }
 
-const FIELDS: [Field; 20] = [
+const FIELDS: [Field; 21] = [
     Field { name: "node-id", default: "1" },
     Field { name: "cluster", default: "ringraft" },
     Field { name: "data-dir", default: "ringraft-data" },
@@ -192,6 +194,7 @@ const FIELDS: [Field; 20] = [
     Field { name: "tick", default: "100ms" },
     Field { name: "heartbeat-ticks", default: "1" },
     Field { name: "election-ticks", default: "10" },
+    Field { name: "priority", default: "4" },
     Field { name: "segment-size", default: "64MiB" },
     Field { name: "snapshot-every", default: "500000" },
     Field { name: "snapshot-keep", default: "10000" },

@@ -12,6 +12,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod etcd_follow;
 pub mod kv;
 pub mod machine;
 pub mod node;

@@ -57,8 +57,8 @@ fn a_turn_at_a_steady_pace_takes_no_memory() {
     config.cache_size_max = 4 << 20;
     let config = Arc::new(config);
     let mut uring = UringConfig::new(1);
-    uring.listeners = vec![(ListenerKind::Client, "127.0.0.1:0".parse().unwrap())];
-    uring.acceptor = Arc::new(NodeAcceptor::new(config.clone()));
+    uring.world.listeners = vec![(ListenerKind::Client, "127.0.0.1:0".parse().unwrap())];
+    uring.world.acceptor = Arc::new(NodeAcceptor::new(config.clone()));
     let mut world = UringWorld::start(uring).expect("a world");
     let address = world.listening()[0].1.to_string();
     let io = world.take_seeds().pop().unwrap().into_io().expect("a ring");

@@ -46,7 +46,7 @@ fn raft_needs_nothing_of_the_world() {
 #[test]
 fn the_kernel_is_behind_the_seam() {
     for manifest in ["Cargo.toml", "raft/Cargo.toml", "transport/Cargo.toml", "engine/Cargo.toml"] {
-        for name in ["io-uring", "tokio-uring", "memmap2", "socket2", "tokio"] {
+        for name in ["io-uring", "tokio-uring", "memmap2", "rustix", "socket2", "tokio"] {
             assert!(!dependencies(manifest).contains(name), "{manifest} depends on {name}: only io may");
         }
     }

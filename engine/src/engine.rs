@@ -355,6 +355,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Forgets all entries: the log begins behind `base`, whatever it held, here at once, on the disk with the batch whose
+    /// number is given. The commit index is at least there.
+    ///
+    /// # Errors
+    /// As [`Engine::append`]; nothing was forgotten.
+    ///
+    /// # Panics
+    /// If something is staged and not yet appended.
+    pub fn reset(&mut self, log: &mut GroupLog, base: EntryId) -> Result<BatchNo, EngineError> {
+        self.alive()?;
+        assert!(log.staged.is_empty(), "what is staged is appended");
+        self.room_for_votes()?;
+        self.room_in_checkpoint(log)?;
+        log.reset(base);
+        self.note_commit(log, base.index);
+        let before = self.groups[log.slot].runs.cached_bytes();
+        self.lay_out(log, false, true);
+        self.cached_bytes = self.cached_bytes - before + self.groups[log.slot].runs.cached_bytes();
+        self.pool.retry();
+        Ok(BatchNo(self.writer.last_lsn()))
+    }
+
     /// Starts the open batch if fewer than [`Config::batches_inflight_max`] are in flight, and whatever keeps
     /// segments ready. Once per turn, before [`Io::turn`].
     pub fn submit<I: Io>(&mut self, io: &mut I) {
@@ -510,7 +532,7 @@ impl Engine {
         if !log.unsaid.snapshot {
             return Ok(());
         }
-        let grown = 16 + 8 * section::members(&log.conf);
+        let grown = 24 + 8 * log.conf.names();
         if (self.checkpoint_bytes + grown) as u64 > self.config.checkpoint_bytes_max() {
             return Err(EngineError::TooManyGroups { groups: self.groups.len() });
         }

@@ -10,7 +10,7 @@ use ringraft_raft::record::{self, GroupSeed, PAYLOAD_MAX, Records};
 use ringraft_raft::{ConfState, EntryId, EntryKind, EntryMeta, GroupId, HardState, Index, Storage, StorageError, Term};
 
 use crate::error::StageError;
-use crate::wal::section::{MEMBERS_MAX, members};
+use crate::wal::section::MEMBERS_MAX;
 
 /// One group's log. Made by [`Engine::create`](crate::Engine::create) or found by
 /// [`Engine::open`](crate::Engine::open); belongs to that engine.
@@ -52,7 +52,7 @@ pub(crate) struct Meta {
 
 impl GroupLog {
     pub(crate) fn new(group: GroupId, conf: ConfState, slot: usize, record_bytes_max: usize) -> GroupLog {
-        assert!(members(&conf) <= MEMBERS_MAX, "group {group}: {} members", members(&conf));
+        assert!(conf.names() <= MEMBERS_MAX, "group {group}: {} members", conf.names());
         GroupLog {
             group,
             seed: GroupSeed::of(group),
@@ -153,7 +153,7 @@ impl GroupLog {
     /// # Panics
     /// If it names more than [`MEMBERS_MAX`](crate::MEMBERS_MAX) members.
     pub fn set_snapshot(&mut self, id: EntryId, conf: ConfState) {
-        assert!(members(&conf) <= MEMBERS_MAX, "group {}: {} members", self.group, members(&conf));
+        assert!(conf.names() <= MEMBERS_MAX, "group {}: {} members", self.group, conf.names());
         self.snapshot = Some(id);
         self.conf = conf;
         self.unsaid.snapshot = true;

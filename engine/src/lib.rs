@@ -1,10 +1,20 @@
 //! The log engine: one write-ahead log per shard, shared by many raft groups.
 //!
 //! Segments of a fixed size are written once with zeros, then overwritten and recycled. A batch (all that all groups
-//! appended in a turn) is one block, one write and one sync; two are in flight, the third fills meanwhile. See
-//! [`Engine`] for how a shard drives it.
+//! appended in a turn) is one block, one write and one sync; two are in flight, the third fills meanwhile.
+//!
+//! There are two ways to use it. Who has a loop and a ring of its own drives an [`Engine`] through an
+//! [`Io`](ringraft_io::Io), as a shard of the node does. Who just wants a log opens a [`blocking::Log`], which brings its
+//! own thread (`examples/log.rs`):
+//!
+//! ```no_run
+#![doc = include_str!("../examples/log.rs")]
+//! ```
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "raft-rs")]
+pub mod adapters;
+pub mod blocking;
 mod config;
 mod engine;
 mod error;

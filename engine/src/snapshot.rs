@@ -13,11 +13,11 @@
 //! | | 24 | 8 | index |
 //! | | 32 | 8 | term |
 //! | | 40 | 8 | four counts of 16 bits: voters, outgoing voters, learners, next learners |
-//! | | 48 | 4 | flags: 1 auto leave |
-//! | | 52 | 4 | zero |
+//! | | 48 | 4 | flags: 1 auto leave, 2 witnesses |
+//! | | 52 | 4 | number of witnesses (flag 2), or zero |
 //! | | 56 | 4 | CRC-32 of bytes 0..56 and of the members |
 //! | | 60 | 4 | zero |
-//! | members | 64 | 8 n | in the order of the counts |
+//! | members | 64 | 8 n | in the order of the counts; then the witnesses among them |
 //! | chunk | 0 | 4 | length |
 //! | | 4 | 4 | CRC-32 of number and bytes, seeded with the header's |
 //! | | 8 | 8 | number of the chunk, from 0 |
@@ -38,7 +38,7 @@ use crc32fast::Hasher;
 use ringraft_raft::{ConfState, EntryId, GroupId, Index, PeerId, Term};
 
 use crate::wal::block::{u16_at, u32_at, u64_at};
-use crate::wal::section::{MEMBERS_MAX, members};
+use crate::wal::section::MEMBERS_MAX;
 
 /// Longest chunk, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 16 << 20;
@@ -49,6 +49,7 @@ const CHUNK: usize = 16;
 const TRAILER: usize = 32;
 const TRAILER_MARK: u32 = u32::MAX;
 const AUTO_LEAVE: u32 = 1;
+const WITNESSES: u32 = 2;
 
 const _: () = assert!((CHUNK_BYTES_MAX as u64) < TRAILER_MARK as u64, "a chunk is told from the trailer");
 
@@ -104,19 +105,19 @@ impl SnapshotWriter {
     /// If `conf` names more than [`MEMBERS_MAX`] members.
     #[must_use]
     pub fn new(log_id: u64, name: SnapshotName, conf: &ConfState) -> (SnapshotWriter, Bytes) {
-        assert!(members(conf) <= MEMBERS_MAX, "{} members", members(conf));
-        let lists = [&conf.voters, &conf.voters_outgoing, &conf.learners, &conf.learners_next];
-        let mut out = BytesMut::with_capacity(HEADER + 8 * members(conf));
+        assert!(conf.names() <= MEMBERS_MAX, "{} members", conf.names());
+        let lists = conf.lists();
+        let flag = |there: bool, flag: u32| if there { flag } else { 0 };
+        let mut out = BytesMut::with_capacity(HEADER + 8 * conf.names());
         out.put_slice(MAGIC);
         out.put_u64_le(log_id);
         out.put_u64_le(name.group.0);
         out.put_u64_le(name.id.index.0);
         out.put_u64_le(name.id.term.0);
-        for list in lists {
-            out.put_u16_le(u16::try_from(list.len()).expect("bounded by MEMBERS_MAX"));
-        }
-        out.put_u32_le(if conf.auto_leave { AUTO_LEAVE } else { 0 });
-        out.put_u32_le(0);
+        let count = |list: &Vec<PeerId>| u16::try_from(list.len()).expect("bounded by MEMBERS_MAX");
+        lists[..4].iter().for_each(|list| out.put_u16_le(count(list)));
+        out.put_u32_le(flag(conf.auto_leave, AUTO_LEAVE) | flag(!conf.witnesses.is_empty(), WITNESSES));
+        out.put_u32_le(count(&conf.witnesses).into());
         out.put_u64_le(0);
         for peer in lists.into_iter().flatten() {
             out.put_u64_le(peer.0);
@@ -343,11 +344,15 @@ fn read_header(bytes: &[u8], log_id: u64) -> Result<(SnapshotName, ConfState, u3
     if &header[..8] != MAGIC {
         return Err(SnapshotError::Magic);
     }
-    let counts = [40, 42, 44, 46].map(|at| usize::from(u16_at(header, at)));
+    let (flags, witnesses) = (u32_at(header, 48), u32_at(header, 52));
+    let [a, b, c, d] = [40, 42, 44, 46].map(|at| usize::from(u16_at(header, at)));
+    // A number that the flag does not announce is damage, and found by the checksum.
+    let counts = [a, b, c, d, if flags & WITNESSES == 0 { 0 } else { witnesses as usize }];
     let end = HEADER + 8 * counts.iter().sum::<usize>();
     let whole = bytes.get(..end).ok_or(SnapshotError::Short { offset: 0 })?;
     let crc = u32_at(header, 56);
-    if header_checksum(whole) != crc || u32_at(header, 48) & !AUTO_LEAVE != 0 || u32_at(header, 60) != 0 {
+    let known = flags & !(AUTO_LEAVE | WITNESSES) == 0 && (flags & WITNESSES != 0) == (witnesses != 0);
+    if header_checksum(whole) != crc || !known || u32_at(header, 60) != 0 {
         return Err(SnapshotError::Header);
     }
     let found = u64_at(header, 8);
@@ -362,7 +367,8 @@ fn read_header(bytes: &[u8], log_id: u64) -> Result<(SnapshotName, ConfState, u3
         voters_outgoing: list(counts[1]),
         learners: list(counts[2]),
         learners_next: list(counts[3]),
-        auto_leave: u32_at(header, 48) & AUTO_LEAVE != 0,
+        witnesses: list(counts[4]),
+        auto_leave: flags & AUTO_LEAVE != 0,
     };
     Ok((SnapshotName { group: GroupId(u64_at(header, 16)), id }, conf, crc, end))
 }
@@ -422,6 +428,27 @@ mod tests {
             assert_eq!(reader.chunk_count(), chunks.len() as u64);
             assert_eq!(reader.payload_bytes(), chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>());
             assert!(reader.chunks().eq(chunks.iter().copied()));
+        }
+    }
+
+    #[test]
+    fn memberships_with_witnesses() {
+        let conf = ConfState { voters: (1..=3).map(PeerId).collect(), witnesses: vec![PeerId(3)], ..conf() };
+        let (writer, first) = SnapshotWriter::new(7, name(), &conf);
+        let file = [first, writer.finish()].concat();
+        assert_eq!(read(&file).unwrap().conf(), &conf);
+        for bit in 0..file.len() * 8 {
+            let mut bad = file.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&bad).is_err(), "bit {bit}");
+        }
+        // Right checksums, but a number without its flag, or the flag without a number.
+        for (at, value) in [(48, 1), (52, 0)] {
+            let mut bad = file.clone();
+            bad[at] = value;
+            let crc = header_checksum(&bad[..HEADER + 8 * if at == 48 { 4 } else { 5 }]);
+            bad[56..60].copy_from_slice(&crc.to_le_bytes());
+            assert!(matches!(read(&bad), Err(SnapshotError::Header)), "byte {at}");
         }
     }
 

@@ -1,8 +1,10 @@
 //! The engine against a disk that forgets, tears and fails.
 
 mod basic;
+mod blocking;
 mod crash;
 mod damage;
+mod faults;
 mod footer;
 mod golden;
 mod holes;

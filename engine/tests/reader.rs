@@ -21,8 +21,8 @@ pub(crate) struct Group {
     /// Index, term.
     pub(crate) base: (u64, u64),
     pub(crate) snapshot: Option<(u64, u64)>,
-    /// Voters, outgoing voters, learners, next learners; auto leave.
-    pub(crate) conf: ([Vec<u64>; 4], bool),
+    /// Voters, outgoing voters, learners, next learners, witnesses; auto leave.
+    pub(crate) conf: ([Vec<u64>; 5], bool),
     /// By index.
     pub(crate) entries: BTreeMap<u64, Entry>,
 }
@@ -302,7 +302,7 @@ fn previous(body: &[u8]) -> Result<u64, String> {
 fn section(log: &mut Log, bytes: &[u8], at: usize) -> Option<()> {
     let flags = u32_at(bytes, 8);
     // Doubts (256, 512, 2048) are not looked at; 1024 fills a hole.
-    if flags & !0xf7f != 0 {
+    if flags & !0xfff != 0 || flags & (8 | 128) == 128 {
         return None;
     }
     let (id, after, records) = (u64_at(bytes, 0), u64_at(bytes, 16), u32_at(bytes, 24));
@@ -319,11 +319,14 @@ fn section(log: &mut Log, bytes: &[u8], at: usize) -> Option<()> {
     let base = (number(2)?, number(2)?);
     let snapshot = (number(4)?, number(4)?);
     let counts = number(8)?;
-    let mut lists: [Vec<u64>; 4] = Default::default();
-    for (nth, list) in lists.iter_mut().enumerate() {
+    let mut lists: [Vec<u64>; 5] = Default::default();
+    for (nth, list) in lists[..4].iter_mut().enumerate() {
         for _ in 0..counts >> (16 * nth) & 0xffff {
             list.push(number(8)?);
         }
+    }
+    for _ in 0..number(128)? {
+        lists[4].push(number(128)?);
     }
     if flags & 8 == 0 && !log.groups.contains_key(&id) {
         return None;

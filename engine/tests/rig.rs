@@ -83,7 +83,9 @@ pub(crate) fn small(segment_blocks: u64) -> Config {
 }
 
 pub(crate) fn conf(voters: u64) -> ConfState {
-    ConfState { voters: (1..=voters).map(PeerId).collect(), ..ConfState::default() }
+    // Five are three and two witnesses.
+    let witnesses = if voters == 5 { vec![PeerId(4), PeerId(5)] } else { Vec::new() };
+    ConfState { voters: (1..=voters).map(PeerId).collect(), witnesses, ..ConfState::default() }
 }
 
 /// Entries of all kinds.
@@ -108,7 +110,7 @@ fn independent(image: &Image, config: &Config) -> Result<(State, u64), String> {
     let log = reader::read(&files, config.log_id)?;
     let id = |(index, term)| EntryId { index: Index(index), term: Term(term) };
     let model = |group: reader::Group| {
-        let (hard, [voters, voters_outgoing, learners, learners_next]) = (group.hard, group.conf.0);
+        let (hard, [voters, voters_outgoing, learners, learners_next, witnesses]) = (group.hard, group.conf.0);
         let peers = |list: Vec<u64>| list.into_iter().map(PeerId).collect();
         assert!(group.entries.iter().all(|(index, entry)| entry.index == *index));
         assert!(group.entries.values().all(|entry| entry.kind == kind_of(&entry.payload) as u8));
@@ -121,6 +123,7 @@ fn independent(image: &Image, config: &Config) -> Result<(State, u64), String> {
                 voters_outgoing: peers(voters_outgoing),
                 learners: peers(learners),
                 learners_next: peers(learners_next),
+                witnesses: peers(witnesses),
                 auto_leave: group.conf.1,
             },
             entries: group.entries.into_values().map(|entry| (entry.term, entry.payload)).collect(),

@@ -69,6 +69,8 @@ pub struct RecvBuf(pub(crate) Memory);
 pub(crate) enum Memory {
     /// A buffer the kernel filled.
     Provided(crate::uring::Provided),
+    /// A buffer of a portable shard.
+    Pooled(crate::portable::Pooled),
     /// Plain heap memory, as the simulated network delivers.
     #[cfg_attr(not(feature = "sim"), allow(dead_code, reason = "only the simulated world makes these"))]
     Heap(Vec<u8>),
@@ -79,6 +81,7 @@ impl Deref for RecvBuf {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Memory::Provided(provided) => provided,
+            Memory::Pooled(pooled) => pooled,
             Memory::Heap(bytes) => bytes,
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! Everything above this crate is deterministic given the [`Completion`]s it is handed. A shard owns one [`Io`], asks it
 //! for things ([`Io::send`], [`Io::write`], ...) and once per turn calls [`Io::turn`], which gives everything asked for
-//! to the world in one go, waits, and returns what has completed. Two worlds stand behind the trait: `uring` (the
-//! kernel; one ring per thread) and `sim` (a seeded, single-threaded world of disks, network and clock, with faults).
+//! to the world in one go, waits, and returns what has completed. Three worlds stand behind the trait: `uring` (the
+//! kernel; one ring per thread), `portable` (the kernel without io_uring, for machines that forbid it) and `sim` (a
+//! seeded, single-threaded world of disks, network and clock, with faults).
 //!
 //! Rules that hold in every world:
 //!
@@ -19,11 +20,16 @@
 
 mod buf;
 pub mod head;
+mod host;
+pub mod portable;
+#[cfg(test)]
+mod tests;
 mod types;
 
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod uring;
+mod world;
 
 use std::io;
 use std::path::Path;
@@ -31,10 +37,14 @@ use std::path::Path;
 use bytes::Bytes;
 
 pub use buf::{AlignedBuf, RecvBuf};
+pub use host::config::{RefuseAll, WorldConfig};
+pub use host::error::WorldError;
+pub use host::signal::Waker;
 pub use types::{
     Acceptor, CloseReason, Completion, Dial, DialError, Dialed, FileId, FileInfo, Job, JobOutput, ListenerKind,
     LockError, SendFile, ShardNo, StreamId, Time, Token, Verdict,
 };
+pub use world::{IoChoice, IoKind, Seed, Settled, World};
 
 /// Alignment, in bytes, of memory, offsets and lengths of durable writes and unbuffered reads.
 pub const BLOCK_ALIGN: usize = 4096;

@@ -2,28 +2,45 @@
 
 use crate::event::{Event, NoElection};
 use crate::message::Body;
+use crate::mutant::mutant;
+use crate::progress::Progress;
 use crate::quorum::VoteResult;
 use crate::raft::{NUMBER_MAX, Raft};
 use crate::storage::Storage;
 use crate::types::{EntryId, PeerId, Role, Term};
 
 impl<S: Storage> Raft<S> {
-    /// Whether this member may be elected: a voter whose log is not being replaced.
+    /// Whether this member may be elected: a voter with payloads whose log is not being replaced.
     pub(crate) fn is_promotable(&self) -> bool {
-        let voter = self.tracker.get(self.config.id).is_some_and(|own| !own.learner);
+        let votes = |own: &Progress| mutant!("learner-stands", true, !own.learner);
+        let holds = |own: &Progress| !own.witness && !self.config.witness;
+        let voter = self.tracker.get(self.config.id).is_some_and(|own| votes(own) && holds(own));
         voter && self.log.unstable.snapshot.is_none()
     }
 
-    /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, and while a committed
-    /// change of membership is not applied: the election would count the wrong votes.
+    /// Starts an election now. Nothing happens on a leader, on a member that may not be elected, while a committed
+    /// change of membership is not applied (the election would count the wrong votes), and while a leader may count on
+    /// the lease that we gave it.
     pub fn campaign(&mut self) {
+        if self.trusts_leases() && self.in_lease() && self.role != Role::Leader {
+            self.tell(Event::ElectionRefused(NoElection::Lease));
+        } else {
+            self.campaign_if_able();
+        }
+    }
+
+    pub(crate) fn campaign_if_able(&mut self) {
         if self.may_campaign() {
-            self.tell(Event::ElectionStarts);
-            if self.config.pre_vote {
-                self.ask_for_pre_votes();
-            } else {
-                self.ask_for_votes(false);
-            }
+            self.start_campaign();
+        }
+    }
+
+    fn start_campaign(&mut self) {
+        self.tell(Event::ElectionStarts);
+        if self.config.pre_vote {
+            self.ask_for_pre_votes();
+        } else {
+            self.ask_for_votes(false);
         }
     }
 
@@ -40,7 +57,7 @@ impl<S: Storage> Raft<S> {
             NoElection::Leader
         } else if !self.is_promotable() || self.term.0 >= NUMBER_MAX {
             NoElection::Unpromotable
-        } else if self.log.has_unapplied_conf_change() {
+        } else if mutant!("stands-before-applying", false, self.log.has_unapplied_conf_change()) {
             NoElection::ConfChangePending
         } else {
             return true;
@@ -72,6 +89,7 @@ impl<S: Storage> Raft<S> {
                     let pre = matches!(question, Body::PreVote { .. });
                     self.tell(Event::VoteAsked { to, pre });
                 }
+                mutant!("own-vote-at-once", self.tracker.at_mut(at).vote = own.then_some(true));
                 self.send_in(term, to, if own { own_answer } else { question });
             }
         }
@@ -79,9 +97,11 @@ impl<S: Storage> Raft<S> {
 
     /// Answers a (pre-)vote request. Learners answer too: they may have been promoted without knowing it yet.
     pub(crate) fn answer_vote(&mut self, from: PeerId, term: Term, last: EntryId, pre: bool) {
-        let free =
-            self.vote == from || self.vote == PeerId::ZERO && self.lead == PeerId::ZERO || pre && term > self.term;
-        let granted = free && last >= self.log.last_id();
+        let unbound = mutant!("two-votes", true, self.vote == PeerId::ZERO) && self.lead == PeerId::ZERO;
+        let free = self.vote == from || unbound || pre && term > self.term;
+        let ours = self.log.last_id();
+        let newer = mutant!("newer-by-index-alone", last.index >= ours.index, last >= ours);
+        let granted = free && mutant!("newer-by-term-alone", last.term >= ours.term, newer);
         self.tell(Event::VoteAnswered { to: from, pre, last, granted });
         let body = if pre { Body::PreVoteReply { granted } } else { Body::VoteReply { granted } };
         if granted && !pre {
@@ -90,6 +110,28 @@ impl<S: Storage> Raft<S> {
         }
         // A granted pre-vote is about the term asked for, a refusal tells ours.
         self.send_in(if granted { term } else { self.term }, from, body);
+        if last < self.log.last_id() && self.may_stand_in_for(from) {
+            self.start_campaign();
+        }
+    }
+
+    /// Whether a member without a vote must stand for election in place of a voter that asks it. It has lost its vote
+    /// by a change that this voter does not know to be committed, and still counts on our vote; we cannot give it, for
+    /// our log reaches farther. If the voter cannot do without us, nobody else can ever be elected. Those who have a
+    /// vote by the newer membership elect us, learn from us what is committed, and can do without us then. (The thesis,
+    /// 4.2.2, lets who is removed stand as well. With etcd such a group stays without a leader.)
+    fn may_stand_in_for(&self, voter: PeerId) -> bool {
+        // Whom we take for the leader may have crashed: without a vote we never miss it by ourselves.
+        let silent = self.election_elapsed >= self.config.election_ticks;
+        let leaderless = self.lead == PeerId::ZERO || self.lead == voter || silent;
+        let outside = leaderless && self.role != Role::Leader && !self.tracker.is_voter(self.config.id);
+        let able =
+            !self.config.witness && self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change();
+        mutant!("stands-in-for-nobody", false, outside)
+            && self.tracker.is_voter(voter)
+            && able
+            && self.term.0 < NUMBER_MAX
+            && !self.etcd()
     }
 
     /// Counts an answer to what we ask as `asking`.

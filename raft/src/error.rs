@@ -2,7 +2,7 @@
 
 use crate::confchange::ConfChangeError;
 use crate::config::ConfigError;
-use crate::types::{Index, PeerId, Term};
+use crate::types::{EntryId, Index, PeerId, Term};
 
 /// Why a proposal, a read or a transfer was refused. Nothing has happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -47,6 +47,18 @@ pub enum Refused {
         /// The target.
         target: PeerId,
     },
+    /// A witness was to lead, or to answer a read: it has no state to do that with. Ask another member.
+    #[error("peer {peer} is a witness: it has no state")]
+    Witness {
+        /// Who.
+        peer: PeerId,
+    },
+    /// The change does not fit the membership of now.
+    #[error("change of membership: {error}")]
+    ConfChange {
+        /// Why.
+        error: ConfChangeError,
+    },
     /// A change of membership may be in the log, unapplied; try again once `index` is applied.
     #[error("a change of membership may be pending at index {index}")]
     ConfChangePending {
@@ -65,13 +77,28 @@ pub enum Refused {
         /// [`Config::read_count_max`](crate::Config::read_count_max).
         limit: usize,
     },
+    /// We led, and lead no more. Ask again, the leader of now.
+    #[error("leadership of term {term} ended before it was done")]
+    SteppedDown {
+        /// The term in which we led.
+        term: Term,
+    },
+    /// Whom we took for the leader gave our read up. Ask again, later if it is busy.
+    #[error("peer {by} gave the read up: {}", if *.busy { "too many wait there" } else { "it does not lead" })]
+    GivenUp {
+        /// Who.
+        by: PeerId,
+        /// Whether it leads, but too many reads wait.
+        busy: bool,
+    },
     /// Leases are trusted: forgetting the leader would break them.
     #[error("the leader cannot be forgotten while reads trust its lease")]
     Lease,
 }
 
-/// Why a message was not taken. A correct peer can cause [`StepError::UnknownPeer`], [`StepError::ReadRefused`] and
-/// [`StepError::TransferRefused`]; everything else says that someone speaks another language, or has lost data
+/// Why a message was not taken. A correct peer can cause [`StepError::UnknownPeer`], [`StepError::ReadRefused`],
+/// [`StepError::TransferRefused`] and, where an id was given to a new member of another kind,
+/// [`StepError::WrongPayloads`]; everything else says that someone speaks another language, or has lost data
 /// in a way that is not mended by itself ([`Lost`](crate::Lost)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StepError {
@@ -97,6 +124,15 @@ pub enum StepError {
         from: PeerId,
         /// What is wrong.
         what: &'static str,
+    },
+    /// It takes us for a witness, and we are none, or the other way round: what it carries is not what our log is made
+    /// of.
+    #[error("message from peer {from} takes this member for {}", if *.witness { "a full one, but it is a witness" } else { "a witness" })]
+    WrongPayloads {
+        /// Who.
+        from: PeerId,
+        /// Whether we are one.
+        witness: bool,
     },
     /// It is taken by [`Raft::step_snapshot`](crate::Raft::step_snapshot), once the snapshot itself is here.
     #[error("a snapshot is stepped once it has arrived")]
@@ -164,6 +200,21 @@ pub enum OpenError {
     /// The stored membership is not one.
     #[error("stored membership: {0}")]
     Membership(#[from] ConfChangeError),
+    /// The stored membership and the configuration disagree on whether this member is a witness.
+    #[error("configured as {}, but the stored membership says otherwise", if *.configured { "a witness" } else { "a full member" })]
+    Witness {
+        /// What is configured.
+        configured: bool,
+    },
+    /// A group can be founded only on a log without entries and membership.
+    #[error("the log is not empty: its last entry is {last}, or it has a membership")]
+    NotEmpty {
+        /// The last entry.
+        last: EntryId,
+    },
+    /// A group is founded by somebody.
+    #[error("nobody is named as a founder")]
+    NoFounders,
     /// The stored commit index is beyond the log: durable entries are lost.
     #[error("stored commit index {commit} is beyond the last entry {last}")]
     Commit {

@@ -206,6 +206,8 @@ pub enum NoElection {
     Unpromotable,
     /// A committed change of membership is not applied.
     ConfChangePending,
+    /// The leader may count on a lease.
+    Lease,
 }
 
 /// What becomes of a transfer to a peer.
@@ -246,9 +248,9 @@ pub struct LogSummary {
     pub unstable_count: usize,
 }
 
-/// The place of an observer; empty at first.
+/// The place of an observer; empty at first, and no larger than it must be: every group has one.
 #[derive(Default)]
-pub(crate) struct Observed(pub(crate) Option<Observer>);
+pub(crate) struct Observed(pub(crate) Option<Box<Observer>>);
 
 impl std::fmt::Debug for Observed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

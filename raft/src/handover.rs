@@ -8,6 +8,8 @@
 
 use std::cmp::Reverse;
 
+use crate::mutant::mutant;
+use crate::progress::Progress;
 use crate::quorum;
 use crate::raft::Raft;
 use crate::storage::Storage;
@@ -16,20 +18,23 @@ use crate::types::PeerId;
 impl<S: Storage> Raft<S> {
     /// Whether entries have waited for our disk for an election timeout, and none became durable.
     pub(crate) fn is_stalled(&self) -> bool {
-        !self.etcd() && self.stalled_ticks >= self.config.election_ticks
+        let stalled = self.stalled_ticks >= self.config.election_ticks;
+        !self.etcd() && mutant!("leads-without-a-disk", false, stalled)
     }
 
     pub(crate) fn has_unsynced(&self) -> bool {
         self.log.last_index() > self.durable_index()
     }
 
-    /// Whether the others could go on without us: a quorum of them acknowledged more than we hold.
+    /// Whether the others could go on without us: a quorum of them acknowledged more than we hold. A witness that has
+    /// all it may have would take more from another leader.
     pub(crate) fn is_outrun(&self) -> bool {
         let matched = |id| match self.tracker.get(id) {
+            Some(progress) if progress.witness && progress.matched >= self.witness_may_have() => quorum::INFINITY,
             Some(progress) if id != self.config.id => progress.matched.0,
             _ => 0,
         };
-        quorum::joint_reached(&self.tracker.conf, matched) > self.durable_index().0
+        quorum::joint_held(&self.tracker.conf, matched) > self.durable_index().0
     }
 
     /// Whether a leader that did not get rid of its office in time must give it up.
@@ -53,9 +58,10 @@ impl<S: Storage> Raft<S> {
     }
 
     /// The voter whose log reaches farthest; of several, one that was heard of lately, that stays a voter, of the
-    /// highest priority.
+    /// highest priority. Never a witness.
     fn best_successor(&self) -> Option<PeerId> {
-        let others = self.tracker.iter().filter(|(id, _)| *id != self.config.id && self.tracker.is_voter(*id));
+        let may_lead = |id: PeerId, one: &Progress| id != self.config.id && self.tracker.is_voter(id) && !one.witness;
+        let others = self.tracker.iter().filter(|(id, progress)| may_lead(*id, progress));
         let best = others.max_by_key(|(id, progress)| {
             let stays = self.tracker.conf.voters.contains(id);
             (progress.matched, progress.recently_active, stays, progress.priority, Reverse(*id))

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutant::mutant;
 use crate::types::Index;
 
 /// Appends in flight to one follower, oldest first. Takes memory only as the window fills: most members of most groups
@@ -9,8 +10,9 @@ use crate::types::Index;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inflights {
     window: Option<Box<Window>>,
-    count_max: usize,
-    size_max: u64,
+    // Every member of every group has these: small numbers will do.
+    count_max: u32,
+    size_max: u32,
 }
 
 /// What is in flight: the last index and the size of each append.
@@ -22,10 +24,16 @@ struct Window {
 
 impl Inflights {
     /// An empty window of at most `count_max` messages, and of `size_max` bytes, which one message may overshoot
-    /// (0: any number of bytes).
+    /// (0, or 4 GiB and more: any number of bytes).
     #[must_use]
     pub fn new(count_max: usize, size_max: u64) -> Inflights {
-        Inflights { window: None, count_max, size_max }
+        let count_max = u32::try_from(count_max).unwrap_or(u32::MAX);
+        Inflights { window: None, count_max, size_max: u32::try_from(size_max).unwrap_or(0) }
+    }
+
+    /// Other limits, whatever is in flight now.
+    pub fn resize(&mut self, count_max: usize, size_max: u64) {
+        *self = Inflights { window: self.window.take(), ..Inflights::new(count_max, size_max) };
     }
 
     /// Messages in flight.
@@ -43,7 +51,9 @@ impl Inflights {
     /// Whether nothing more may be sent.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.count() >= self.count_max || (self.size_max != 0 && self.size() >= self.size_max)
+        let many = self.count() >= self.count_max as usize;
+        let full = many || (self.size_max != 0 && self.size() >= u64::from(self.size_max));
+        mutant!("window-ignored", false, full)
     }
 
     /// Notes an append whose last entry is `last`.
@@ -120,6 +130,19 @@ mod tests {
         check(8, 406, 4, 3, 8);
         check(15, 408, 5, 1, 6);
         assert!(Inflights::new(0, 0).is_full());
+    }
+
+    #[test]
+    fn resized_with_appends_in_flight() {
+        let mut window = Inflights::new(4, 0);
+        (1..=3).for_each(|index| window.add(Index(index), 10));
+        for (count_max, size_max, full) in [(3, 0, true), (4, 0, false), (2, 0, true), (9, 30, true), (9, 31, false)] {
+            window.resize(count_max, size_max);
+            assert_eq!((window.is_full(), window.count(), window.size()), (full, 3, 30), "{count_max} {size_max}");
+        }
+        window.resize(0, 0);
+        window.clear();
+        assert!(window.is_full(), "closed");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use crate::config::Compat;
 use crate::event::LogSummary;
-use crate::storage::{Storage, StorageError};
+use crate::mutant::mutant;
+use crate::storage::{Sizes, Storage, StorageError};
 use crate::types::{EntryId, EntryKind, EntryMeta, Index, Term};
 use crate::unstable::Unstable;
 
@@ -33,6 +34,9 @@ struct HandedOut {
     size: u64,
     payload: u64,
 }
+
+/// Entries that are added up without looking at limits in between; a backlog of more is not added up over and over.
+const WHOLE_LOT_MAX: u64 = 1 << 14;
 
 /// Lots remembered one by one; further ones are added to the last.
 const HANDED_OUT_MAX: usize = 64;
@@ -118,8 +122,27 @@ impl<S: Storage> RaftLog<S> {
                 return Ok((end, size));
             }
         }
-        while let Some(meta) = self.unstable.meta(end.next()) {
+        for meta in self.unstable.metas_after(end) {
             let more = size_of(end.next(), meta);
+            if end > after && size.saturating_add(more) > size_max {
+                break;
+            }
+            end = end.next();
+            size += more;
+        }
+        Ok((end, size))
+    }
+
+    /// As [`RaftLog::limit`], by the sizes of stripped records, and no farther than `upto`.
+    pub(crate) fn limit_stripped(
+        &self,
+        after: Index,
+        upto: Index,
+        size_max: u64,
+    ) -> Result<(Index, u64), StorageError> {
+        let (mut end, mut size) = (after, 0_u64);
+        while end < upto {
+            let more = self.meta(end.next())?.stripped().encoded_size();
             if end > after && size.saturating_add(more) > size_max {
                 break;
             }
@@ -159,7 +182,7 @@ impl<S: Storage> RaftLog<S> {
 
     /// Moves the commit mark forward, never back.
     pub(crate) fn commit_to(&mut self, index: Index) -> bool {
-        if index <= self.committed {
+        if mutant!("commit-goes-back", index == self.committed, index <= self.committed) {
             return false;
         }
         assert!(index <= self.last_index(), "commit of {index} beyond the last entry {}", self.last_index());
@@ -182,10 +205,12 @@ impl<S: Storage> RaftLog<S> {
         // etcd's synchronous shell has made everything durable by the time it applies.
         let durable = match self.compat {
             Compat::Etcd { async_storage_writes: false } => self.committed,
-            _ => self.unstable.offset.prev(),
+            _ => mutant!("apply-before-sync", self.last_index(), self.unstable.offset.prev()),
         };
         match self.unstable.snapshot {
-            None if !self.apply_paused => self.committed.min(durable).max(self.applying),
+            None if mutant!("apply-without-limit", true, !self.apply_paused) => {
+                self.committed.min(durable).max(self.applying)
+            }
             _ => self.applying,
         }
     }
@@ -201,19 +226,7 @@ impl<S: Storage> RaftLog<S> {
         if before == upto {
             return (before, before);
         }
-        let budget = self.apply_size_max.saturating_sub(self.handed_out_size);
-        let mut lot = HandedOut { last: before, size: 0, payload: 0 };
-        let (unstable_from, size_of) = (self.unstable.offset, self.sizes());
-        while lot.last < upto {
-            let index = lot.last.next();
-            let meta = if index < unstable_from { self.storage.meta(index) } else { self.meta(index) };
-            let meta = meta.expect("entries stay in the log until applied");
-            let more = size_of(index, meta);
-            if lot.last > before && lot.size + more > budget {
-                break;
-            }
-            lot = HandedOut { last: index, size: lot.size + more, payload: lot.payload + u64::from(meta.size) };
-        }
+        let lot = self.whole_lot(before, upto).unwrap_or_else(|| self.lot_within_budget(before, upto));
         self.applying = lot.last;
         self.handed_out_size += lot.size;
         self.apply_paused = self.handed_out_size >= self.apply_size_max || lot.last < upto;
@@ -225,6 +238,39 @@ impl<S: Storage> RaftLog<S> {
             _ => self.handed_out.push_back(lot),
         }
         (before, lot.last)
+    }
+
+    fn apply_budget(&self) -> u64 {
+        let left = self.apply_size_max.saturating_sub(self.handed_out_size);
+        mutant!("apply-without-limit", u64::MAX, left)
+    }
+
+    /// All of it at once, if limits allow: storage adds up faster than we could here, entry by entry.
+    fn whole_lot(&self, after: Index, upto: Index) -> Option<HandedOut> {
+        // etcd counts other sizes, and hands out what is not durable.
+        if self.compat != Compat::Off || upto >= self.unstable.offset || upto.0 - after.0 > WHOLE_LOT_MAX {
+            return None;
+        }
+        let Sizes { encoded: size, payload } = self.storage.sizes(after, upto).ok()?;
+        (size <= self.apply_budget()).then_some(HandedOut { last: upto, size, payload })
+    }
+
+    /// As much of it as limits allow, but one entry at least.
+    fn lot_within_budget(&self, after: Index, upto: Index) -> HandedOut {
+        let budget = self.apply_budget();
+        let mut lot = HandedOut { last: after, size: 0, payload: 0 };
+        let (unstable_from, size_of) = (self.unstable.offset, self.sizes());
+        while lot.last < upto {
+            let index = lot.last.next();
+            let meta = if index < unstable_from { self.storage.meta(index) } else { self.meta(index) };
+            let meta = meta.expect("entries stay in the log until applied");
+            let more = size_of(index, meta);
+            if lot.last > after && lot.size + more > budget {
+                break;
+            }
+            lot = HandedOut { last: index, size: lot.size + more, payload: lot.payload + u64::from(meta.size) };
+        }
+        lot
     }
 
     /// Everything up to `index` is applied. Returns the payload bytes of the lots that are through.
@@ -396,6 +442,29 @@ mod tests {
         check(0, u64::MAX, 6);
         check(5, 64, 6);
         check(6, 64, 6);
+    }
+
+    #[test]
+    fn runs_within_a_budget_of_stripped_records() {
+        // Entries of 24 bytes, but for number 4, a change of membership of 40.
+        let mut log = log(id(1, 1), &[1, 1], &[1, 1, 1]);
+        let change = EntryMeta { term: Term(1), kind: EntryKind::ConfChange, size: 10 };
+        log.append(Index(4), &[change, meta(1), meta(1)]);
+        let check = |after: u64, upto: u64, size_max: u64, expected: (u64, u64)| {
+            let found = log.limit_stripped(Index(after), Index(upto), size_max);
+            assert_eq!(found, Ok((Index(expected.0), expected.1)), "{after} to {upto} within {size_max}");
+        };
+        check(1, 6, 0, (2, 24));
+        check(1, 6, 47, (2, 24));
+        check(1, 6, 48, (3, 48));
+        check(1, 6, 87, (3, 48));
+        check(1, 6, 88, (4, 88));
+        check(1, 3, 88, (3, 48));
+        check(1, 6, u64::MAX, (6, 136));
+        check(3, 6, 0, (4, 40));
+        check(4, 4, 100, (4, 0));
+        check(5, 4, 100, (5, 0));
+        assert!(matches!(log.limit_stripped(Index(0), Index(6), 100), Err(StorageError::Compacted { .. })));
     }
 
     #[test]

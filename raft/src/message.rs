@@ -9,17 +9,31 @@ pub struct Message {
     pub from: PeerId,
     /// Receiver.
     pub to: PeerId,
-    /// The sender's term; for a pre-vote request and a granted pre-vote, the term asked for. 0 for [`Body::ReadIndex`].
+    /// The sender's term; for a pre-vote request and a granted pre-vote, the term asked for. 0 for [`Body::ReadIndex`] and
+    /// [`Body::ReadIndexReject`], which are of no term.
     pub term: Term,
     /// What is said.
     pub body: Body,
+}
+
+/// Which payloads travel beside a message. A witness is sent few of them and takes no others, and nobody else takes
+/// so few: whoever sends what the message does not say is refused by the receiver's core.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Payloads {
+    /// All: entries with their payloads, snapshots with the state.
+    #[default]
+    All,
+    /// Only those of changes of membership: all other entries as [stripped records](crate::record::strip), snapshots as
+    /// position and membership alone. The receiver is a [witness](crate::witness).
+    Stripped,
 }
 
 /// What a message says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
     /// Leader: append the entries `prev.index + 1 ..= last` after `prev`, and commit up to `commit`. Their metadata
-    /// travels beside the message ([`Raft::step`](crate)); `last == prev.index` means no entries.
+    /// travels beside the message ([`Raft::step`](crate)); `last == prev.index` means no entries. One without entries
+    /// that moves the follower's commit index is not answered.
     Append {
         /// The entry before the first one.
         prev: EntryId,
@@ -27,6 +41,8 @@ pub enum Body {
         last: Index,
         /// The leader's commit index.
         commit: Index,
+        /// What of the entries is to be sent.
+        payloads: Payloads,
     },
     /// Follower: everything up to `index` matches the leader's log *and is durable*.
     AppendAck {
@@ -79,6 +95,8 @@ pub enum Body {
     Snapshot {
         /// Last entry that the snapshot covers.
         at: EntryId,
+        /// What of the snapshot is to be sent.
+        payloads: Payloads,
     },
     /// Follower, for a client: may a read at this moment be served? (thesis 6.4)
     ReadIndex {
@@ -91,6 +109,13 @@ pub enum Body {
         id: ReadId,
         /// The read index.
         index: Index,
+    },
+    /// To a follower that asked for a read: no; ask again. From whoever cannot or will not confirm it.
+    ReadIndexReject {
+        /// The follower's mark.
+        id: ReadId,
+        /// Whether we lead, but too many reads wait.
+        busy: bool,
     },
     /// To the leader: hand leadership to `target`.
     TransferLeader {

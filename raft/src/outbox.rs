@@ -1,13 +1,15 @@
 //! What leaves: queues of messages, what they wait for, and the Ready that takes it all.
 
 use crate::config::Compat;
+use crate::error::Refused;
 use crate::message::{Body, Message};
+use crate::mutant::mutant;
 use crate::progress::Wanted;
 use crate::raft::Raft;
 use crate::read_only::ReadRequest;
 use crate::ready::{AfterSync, Append, ReadState, Ready, SyncTicket};
 use crate::storage::Storage;
-use crate::types::{EntryId, HardState, Index, PeerId, SoftState, Term};
+use crate::types::{EntryId, HardState, Index, PeerId, ReadId, SoftState, Term};
 
 impl<S: Storage> Raft<S> {
     /// Whether [`Raft::ready`] has something to say.
@@ -16,6 +18,7 @@ impl<S: Storage> Raft<S> {
         !self.messages.is_empty()
             || !self.after_sync.is_empty()
             || !self.read_states.is_empty()
+            || self.notices.is_some()
             || self.sends_wanted
             || self.heartbeat_wanted
             || from != to
@@ -39,6 +42,7 @@ impl<S: Storage> Raft<S> {
         std::mem::swap(&mut out.messages, &mut self.messages);
         out.reads.clear();
         out.reads.append(&mut self.read_states);
+        self.take_notices(out);
         out.append = self.take_append();
         out.commit = (self.log.committed > self.given_hard.commit).then_some(self.log.committed);
         self.given_hard.commit = self.log.committed;
@@ -48,11 +52,24 @@ impl<S: Storage> Raft<S> {
         self.given_soft = soft;
     }
 
+    fn take_notices(&mut self, out: &mut Ready) {
+        out.reads_lost.clear();
+        out.transfers_ended.clear();
+        out.stepped_down = None;
+        if let Some(notices) = self.notices.take() {
+            out.reads_lost.extend(notices.reads_lost);
+            out.transfers_ended.extend(notices.transfers_ended);
+            out.stepped_down = notices.stepped_down;
+        }
+    }
+
     fn take_append(&mut self) -> Option<Append> {
         let hard = self.hard_state();
         // etcd writes a commit index that stands alone, too.
-        let promised = (hard.term, hard.vote) != (self.given_hard.term, self.given_hard.vote)
-            || self.etcd() && hard.commit != self.given_hard.commit;
+        let before = self.given_hard;
+        let voted = mutant!("vote-not-written", false, hard.vote != before.vote);
+        let moved = mutant!("term-not-written", false, hard.term != before.term);
+        let promised = moved || voted || self.etcd() && hard.commit != self.given_hard.commit;
         let (snapshot, entries) = (self.log.unstable.snapshot_to_write(), self.log.unstable.to_write());
         if !promised && snapshot.is_none() && entries.0 == entries.1 && self.after_sync.is_empty() {
             return None;
@@ -85,22 +102,30 @@ impl<S: Storage> Raft<S> {
 
     /// Queues a message in our term.
     pub(crate) fn send(&mut self, to: PeerId, body: Body) {
-        let term = if matches!(body, Body::ReadIndex { .. }) { Term::ZERO } else { self.term };
+        let timeless = matches!(body, Body::ReadIndex { .. } | Body::ReadIndexReject { .. });
+        let term = if timeless { Term::ZERO } else { self.term };
         self.send_in(term, to, body);
     }
 
     /// Queues a message: where it waits for a sync if it promises something that is not durable.
     pub(crate) fn send_in(&mut self, term: Term, to: PeerId, body: Body) {
+        self.lease_broken |= mutant!("lease-outlives-hand-over", false, body == Body::TimeoutNow);
         let message = Message { from: self.config.id, to, term, body };
         let waits = match body {
             _ if to == self.config.id => true,
-            // What is durable already can be acknowledged at once, and a refusal promises nothing. (etcd lets every
-            // answer about the log and to a vote wait, and merges none.)
-            Body::AppendAck { index } => index > self.durable_index() || self.etcd(),
+            // What is durable already can be acknowledged at once, and a refusal promises nothing. But a member that
+            // forgets the term it acknowledged in could let an older leader replace what it acknowledged. (etcd lets
+            // every answer about the log and to a vote wait, and merges none.)
+            Body::AppendAck { index: Index::ZERO } => self.etcd(),
+            Body::AppendAck { index } => {
+                let entry = mutant!("ack-before-sync", false, index > self.durable_index());
+                let term = mutant!("ack-before-its-term", false, self.term > self.durable_term);
+                entry || term || self.etcd()
+            }
             // A candidate that asks, crashes before its term is durable, and starts again with a shorter log would ask
             // in the same term once more, and be elected by the answers to its first question. (etcd asks at once.)
-            Body::Vote { .. } => !self.etcd(),
-            Body::VoteReply { granted } => granted || self.etcd(),
+            Body::Vote { .. } => mutant!("asks-before-sync", false, !self.etcd()),
+            Body::VoteReply { granted } => mutant!("vote-before-sync", false, granted) || self.etcd(),
             Body::AppendReject { .. } | Body::PreVoteReply { .. } => self.etcd(),
             _ => false,
         };
@@ -112,16 +137,22 @@ impl<S: Storage> Raft<S> {
             self.messages.push(message);
             return;
         }
-        // One write, one acknowledgement: the higher one says all.
-        if let (Body::AppendAck { index }, Some(before)) = (body, self.after_sync.last_mut())
-            && let Body::AppendAck { index: said } = &mut before.body
-            && (before.to, before.term) == (to, term)
-            && self.config.compat == Compat::Off
-        {
-            *said = index.max(*said);
-            return;
+        match body {
+            Body::AppendAck { index } if self.merge_ack(to, term, index) => {}
+            _ => self.after_sync.push(message),
         }
-        self.after_sync.push(message);
+    }
+
+    /// One write, one acknowledgement: the higher one says all. Whether one waits that says it now.
+    #[inline]
+    pub(crate) fn merge_ack(&mut self, to: PeerId, term: Term, index: Index) -> bool {
+        let Some(before) = self.after_sync.last_mut() else { return false };
+        let Body::AppendAck { index: said } = &mut before.body else { return false };
+        let same = (before.to, before.term) == (to, term) && self.config.compat == Compat::Off;
+        if same {
+            *said = mutant!("first-ack-says-all", *said, index.max(*said));
+        }
+        same
     }
 
     /// Drops appends that wait to be taken and reach beyond `index`: those entries are being replaced, and a range says
@@ -191,6 +222,20 @@ impl<S: Storage> Raft<S> {
     pub fn take_messages(&mut self, out: &mut Vec<Message>) {
         self.flush();
         out.append(&mut self.messages);
+    }
+
+    /// A read of ours is given up.
+    pub(crate) fn lose_read(&mut self, id: ReadId, refused: Refused) {
+        if !self.etcd() {
+            self.notices.get_or_insert_default().reads_lost.push((id, refused));
+        }
+    }
+
+    /// A read of another member is given up. (With etcd it waits until its patience ends.)
+    pub(crate) fn reject_read(&mut self, to: PeerId, id: ReadId, why: Refused) {
+        if !self.etcd() && self.tracker.find(to).is_some() {
+            self.send(to, Body::ReadIndexReject { id, busy: matches!(why, Refused::TooManyReads { .. }) });
+        }
     }
 
     /// A read is answered.

@@ -2,6 +2,7 @@
 
 use crate::config::PRIORITY_MAX;
 use crate::inflights::Inflights;
+use crate::mutant::mutant;
 use crate::types::Index;
 
 /// How appends to a peer are paced.
@@ -46,6 +47,8 @@ pub struct Progress {
     pub flow_paused: bool,
     /// Whether it has no vote.
     pub learner: bool,
+    /// Whether its log keeps no payloads.
+    pub witness: bool,
     /// Its [`Config::priority`](crate::Config::priority), as far as we were told
     /// ([`Raft::set_peer_priority`](crate::Raft::set_peer_priority)).
     pub priority: u8,
@@ -60,7 +63,8 @@ pub struct Progress {
 
 impl Progress {
     /// A peer that nothing is known of; `next` is a guess.
-    pub(crate) fn new(next: Index, inflights: Inflights) -> Progress {
+    #[must_use]
+    pub fn new(next: Index, inflights: Inflights) -> Progress {
         Progress {
             matched: Index::ZERO,
             next,
@@ -70,6 +74,7 @@ impl Progress {
             recently_active: false,
             flow_paused: false,
             learner: false,
+            witness: false,
             priority: PRIORITY_MAX,
             inflights,
             vote: None,
@@ -130,10 +135,10 @@ impl Progress {
 
     /// Everything up to `index` is durable there. Whether that is news.
     pub(crate) fn maybe_update(&mut self, index: Index) -> bool {
-        if index <= self.matched {
+        if mutant!("match-goes-back", index == self.matched, index <= self.matched) {
             return false;
         }
-        self.matched = index;
+        self.matched = mutant!("match-what-was-sent", self.next.prev().max(index), index);
         self.next = self.next.max(index.next());
         self.flow_paused = false;
         true
@@ -273,5 +278,128 @@ mod tests {
         check(Probe, (0, 1), 0, 0, true, 1);
         check(Probe, (0, 10), 9, 2, true, 3);
         check(Probe, (0, 10), 9, 0, true, 1);
+    }
+    /// A leader's log, a follower's, and what is under way between them.
+    struct Pair {
+        progress: Progress,
+        /// The leader's last index.
+        last: u64,
+        /// Up to where the follower's log is the leader's, and durable.
+        same: u64,
+        /// Entries of some other leader after that.
+        other: u64,
+        /// Appends: the index before them, and the last one.
+        appends: Vec<(u64, u64)>,
+        /// Acknowledged up to an index; or refused after one, with where a match can be at the highest.
+        answers: Vec<Result<u64, (u64, u64)>>,
+    }
+
+    impl Pair {
+        fn send(&mut self, count: u64, even_empty: bool) {
+            let next = self.progress.next.0;
+            // When a heartbeat was answered, even a full window lets an empty append through: it finds out what was lost.
+            let full = self.progress.inflights.is_full();
+            let upto = if full { next - 1 } else { self.last.min(next + count - 1) };
+            if !self.progress.is_paused() && (even_empty || self.progress.state == Probe || upto >= next) {
+                self.progress.sent(Index(upto), 10 * (upto + 1 - next), Index::ZERO);
+                self.appends.push((next - 1, upto));
+            }
+        }
+
+        fn receive(&mut self, at: usize, hint: u64) {
+            let (prev, upto) = self.appends[at];
+            if prev > self.same {
+                // All it knows is that it does not match there; where it does may be anywhere below.
+                let highest = prev.saturating_sub(1).min(self.same + self.other);
+                self.answers.push(Err((prev, self.same.max(highest.saturating_sub(hint)))));
+                return;
+            }
+            if upto > self.same {
+                (self.same, self.other) = (upto, 0);
+            }
+            self.answers.push(Ok(upto));
+        }
+
+        fn hear(&mut self, at: usize) {
+            let progress = &mut self.progress;
+            match self.answers[at] {
+                Ok(index) => {
+                    let probed = progress.matched.0 == index && progress.state == Probe;
+                    if progress.maybe_update(Index(index)) || probed {
+                        match progress.state {
+                            Replicate => progress.inflights.free_to(Index(index)),
+                            _ => progress.become_replicate(),
+                        }
+                    }
+                }
+                Err((rejected, hint)) => {
+                    if progress.maybe_decrease(Index(rejected), Index(hint)) && progress.state == Replicate {
+                        progress.become_probe();
+                    }
+                }
+            }
+        }
+
+        fn check(&self) {
+            let one = &self.progress;
+            assert!(one.matched.0 <= self.same, "believes in {} of {}", one.matched, self.same);
+            assert!(one.matched < one.next && one.next.0 <= self.last + 1, "{one:?}");
+            assert!(one.inflights.count() <= 4, "{one:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever is lost, doubled and overtaken: the leader never believes in more than is there, and once nothing
+        /// is lost any more, the follower has it all after a bounded number of messages.
+        #[test]
+        fn never_more_than_there_is(
+            (last, same, other) in (0_u64..30, 0_u64..30, 0_u64..30),
+            ops in proptest::collection::vec((0_u8..9, 0_u64..12), 1..300),
+        ) {
+            let same = same.min(last);
+            let progress = Progress::new(Index(last + 1), Inflights::new(4, 100));
+            let mut pair = Pair { progress, last, same, other, appends: Vec::new(), answers: Vec::new() };
+            for (op, number) in ops {
+                let append = usize::try_from(number).unwrap() % pair.appends.len().max(1);
+                let answer = usize::try_from(number).unwrap() % pair.answers.len().max(1);
+                match op {
+                    0 => pair.last += number,
+                    1 | 2 => pair.send(1 + number % 4, number > 8),
+                    3 if !pair.appends.is_empty() => pair.receive(append, number),
+                    4 if !pair.appends.is_empty() => {
+                        pair.receive(append, number);
+                        pair.appends.remove(append);
+                    }
+                    5 if !pair.appends.is_empty() => drop(pair.appends.remove(append)),
+                    6 if !pair.answers.is_empty() => pair.hear(answer),
+                    7 if !pair.answers.is_empty() => {
+                        pair.hear(answer);
+                        let _ = pair.answers.remove(answer);
+                    }
+                    // A heartbeat was answered; or the peer is said to be out of reach.
+                    8 if number % 2 == 0 => pair.progress.flow_paused = false,
+                    8 if pair.progress.state == Replicate => pair.progress.become_probe(),
+                    _ => {}
+                }
+                pair.check();
+            }
+            // What is under way arrives, late, and after that nothing is lost.
+            let mut rounds = 0;
+            while pair.progress.matched.0 < pair.last {
+                rounds += 1;
+                assert!(rounds < 500, "{:?} of {}", pair.progress, pair.last);
+                pair.progress.flow_paused = false;
+                pair.send(3, true);
+                for at in 0..pair.appends.len() {
+                    pair.receive(at, 0);
+                }
+                pair.appends.clear();
+                for at in 0..pair.answers.len() {
+                    pair.hear(at);
+                    pair.check();
+                }
+                pair.answers.clear();
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Arithmetic on votes and indexes: what a majority, or both majorities of a joint configuration, agree on. Pure.
 
+use crate::mutant::mutant;
 use crate::types::{ConfState, PeerId};
 
 /// What the empty set acknowledges: everything, so that the other half of a configuration decides alone.
@@ -19,7 +20,7 @@ pub enum VoteResult {
 /// Members that make a majority of `count`.
 #[must_use]
 pub fn majority(count: usize) -> usize {
-    count / 2 + 1
+    mutant!("half-is-a-majority", count.div_ceil(2), count / 2 + 1)
 }
 
 /// The highest number that a majority of `voters` has reached; [`INFINITY`] for the empty set. Whoever is not heard of
@@ -46,7 +47,27 @@ pub fn reached(voters: &[PeerId], of: impl Fn(PeerId) -> u64) -> u64 {
 
 /// [`reached`] in both halves of a configuration.
 pub fn joint_reached(conf: &ConfState, of: impl Fn(PeerId) -> u64) -> u64 {
-    reached(&conf.voters, &of).min(reached(&conf.voters_outgoing, &of))
+    let outgoing = mutant!("commit-by-one-half", INFINITY, reached(&conf.voters_outgoing, &of));
+    reached(&conf.voters, &of).min(outgoing)
+}
+
+/// [`reached`] in both halves, and by somebody in each half who keeps payloads: what a quorum of witnesses alone holds
+/// could not be handed to anybody (see [`crate::witness`]).
+pub fn joint_held(conf: &ConfState, of: impl Fn(PeerId) -> u64) -> u64 {
+    if conf.witnesses.is_empty() {
+        return joint_reached(conf, of);
+    }
+    let full = full_reached(conf, &of);
+    joint_reached(conf, of).min(full)
+}
+
+/// The highest number that a voter with payloads has reached in each half; [`INFINITY`] for an empty half.
+pub fn full_reached(conf: &ConfState, of: impl Fn(PeerId) -> u64) -> u64 {
+    let half = |voters: &[PeerId]| {
+        let full = voters.iter().filter(|id| !conf.is_witness(**id)).map(|id| of(*id)).max();
+        if voters.is_empty() { INFINITY } else { full.unwrap_or(0) }
+    };
+    half(&conf.voters).min(half(&conf.voters_outgoing))
 }
 
 /// How a vote among `voters` stands; `None` for those who have not answered. The empty set has won.
@@ -71,7 +92,9 @@ pub fn vote(voters: &[PeerId], of: impl Fn(PeerId) -> Option<bool>) -> VoteResul
 
 /// How a vote stands in both halves of a configuration: won needs both, lost needs one.
 pub fn joint_vote(conf: &ConfState, of: impl Fn(PeerId) -> Option<bool>) -> VoteResult {
-    match (vote(&conf.voters, &of), vote(&conf.voters_outgoing, &of)) {
+    let incoming = vote(&conf.voters, &of);
+    let outgoing = mutant!("elected-by-one-half", incoming, vote(&conf.voters_outgoing, &of));
+    match (incoming, outgoing) {
         (one, other) if one == other => one,
         (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
         _ => VoteResult::Pending,
@@ -134,7 +157,70 @@ mod tests {
         check("yyynn", VoteResult::Won);
     }
 
+    /// Tries every number from the top: in each half, a majority has reached it, and one of them keeps payloads.
+    fn held_naive(conf: &ConfState, numbers: &[u64]) -> u64 {
+        let of = |id: &PeerId| numbers[usize::try_from(id.0).unwrap() - 1];
+        let held = |half: &[PeerId], at: u64| {
+            let who: Vec<_> = half.iter().filter(|id| of(id) >= at).collect();
+            half.is_empty() || 2 * who.len() > half.len() && who.iter().any(|id| !conf.witnesses.contains(id))
+        };
+        let both = |at: &u64| held(&conf.voters, *at) && held(&conf.voters_outgoing, *at);
+        if conf.voters.is_empty() && conf.voters_outgoing.is_empty() {
+            return INFINITY;
+        }
+        (0..=20).rev().find(both).unwrap_or(0)
+    }
+
+    #[test]
+    fn held_with_payloads() {
+        let check = |halves: (&[u64], &[u64]), witnesses: &[u64], numbers: &[u64], expected: u64| {
+            let ids = |list: &[u64]| list.iter().copied().map(PeerId).collect::<Vec<_>>();
+            let conf = ConfState {
+                voters: ids(halves.0),
+                voters_outgoing: ids(halves.1),
+                witnesses: ids(witnesses),
+                ..ConfState::default()
+            };
+            let of = |id: PeerId| numbers[usize::try_from(id.0).unwrap() - 1];
+            assert_eq!(joint_held(&conf, of), expected, "{conf:?} {numbers:?}");
+            assert_eq!(held_naive(&conf, numbers), expected);
+        };
+        // Two full ones and a witness: it breaks the tie.
+        check((&[1, 2, 3], &[]), &[3], &[7, 2, 5], 5);
+        check((&[1, 2, 3], &[]), &[3], &[2, 7, 5], 5);
+        // One and two witnesses: a majority of them says nothing without the one.
+        check((&[1, 2, 3], &[]), &[2, 3], &[0, 7, 7], 0);
+        check((&[1, 2, 3], &[]), &[2, 3], &[4, 7, 7], 4);
+        check((&[1, 2, 3], &[]), &[2, 3], &[9, 7, 0], 7);
+        check((&[1, 2, 3, 4, 5], &[]), &[3, 4, 5], &[1, 2, 9, 9, 9], 2);
+        // Each half needs a full one of its own.
+        check((&[4, 5, 6], &[1, 2, 3]), &[3, 5, 6], &[9, 9, 9, 3, 9, 9], 3);
+        check((&[1, 5, 6], &[1, 2, 3]), &[3, 5, 6], &[9, 0, 9, 0, 9, 9], 9);
+        check((&[4, 5, 6], &[1, 2, 3]), &[5, 6], &[2, 2, 9, 9, 9, 9], 2);
+    }
+
     proptest! {
+        #[test]
+        fn held_like_the_naive_one(
+            numbers in proptest::collection::vec(0_u64..20, 6),
+            kinds in proptest::collection::vec((0_u8..4, proptest::bool::ANY), 6),
+        ) {
+            let ids = |keep: &dyn Fn(&(u8, bool)) -> bool| -> Vec<PeerId> {
+                let all = (1..).map(PeerId).zip(&kinds);
+                all.filter(|(_, kind)| keep(kind)).map(|(id, _)| id).collect()
+            };
+            let conf = ConfState {
+                voters: ids(&|kind| kind.0 & 1 != 0),
+                voters_outgoing: ids(&|kind| kind.0 & 2 != 0),
+                witnesses: ids(&|kind| kind.0 != 0 && kind.1),
+                ..ConfState::default()
+            };
+            let of = |id: PeerId| numbers[usize::try_from(id.0).unwrap() - 1];
+            prop_assert_eq!(joint_held(&conf, of), held_naive(&conf, &numbers));
+            let none = ConfState { witnesses: Vec::new(), ..conf };
+            prop_assert_eq!(joint_held(&none, of), joint_reached(&none, of));
+        }
+
         #[test]
         fn reached_like_the_naive_one(numbers in proptest::collection::vec(0_u64..20, 0..14)) {
             let of = |id: PeerId| numbers[usize::try_from(id.0).unwrap() - 1];

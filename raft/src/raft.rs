@@ -4,11 +4,13 @@ use crate::confchange::{ConfChange, ConfChangeError, Draft};
 use crate::config::{Compat, Config, PRIORITY_MAX, ReadPolicy};
 use crate::error::{OpenError, Refused, StepError};
 use crate::event::{Event, Observed, Observer, TransferEvent};
+use crate::inflights::Inflights;
 use crate::log::RaftLog;
 use crate::message::{Body, Message};
+use crate::mutant::mutant;
 use crate::progress::{ProgressState, Wanted};
 use crate::read_only::{ReadOnly, ReadRequest};
-use crate::ready::{ReadState, SyncTicket};
+use crate::ready::{Notices, ReadState, SteppedDown, SyncTicket, TransferEnd, TransferEnded};
 use crate::record::PAYLOAD_MAX;
 use crate::storage::Storage;
 use crate::tracker::Tracker;
@@ -25,6 +27,8 @@ pub struct Raft<S> {
     pub(crate) tracker: Tracker,
     pub(crate) term: Term,
     pub(crate) vote: PeerId,
+    /// The newest term that is known to be durable.
+    pub(crate) durable_term: Term,
     pub(crate) role: Role,
     pub(crate) lead: PeerId,
     /// Ticks since the leader was heard of, or since our own last check of the quorum.
@@ -36,6 +40,12 @@ pub struct Raft<S> {
     pub(crate) lets_others_first: bool,
     /// Ticks for which entries have waited for our disk, without any of them becoming durable.
     pub(crate) stalled_ticks: u32,
+    /// Ticks since the start, or since an election timeout before it if there is no past in which anything was promised.
+    pub(crate) now: u64,
+    /// When the lease ends, on the same clock; 0: there is none.
+    pub(crate) lease_until: u64,
+    /// Whether somebody was told to take over in this term, which ends leases in it.
+    pub(crate) lease_broken: bool,
     random: u64,
     /// Whom leadership is being handed to; 0: nobody.
     pub(crate) transferee: PeerId,
@@ -43,11 +53,12 @@ pub struct Raft<S> {
     pub(crate) pending_conf_index: Index,
     pub(crate) uncommitted_size: u64,
     /// Losses seen, ours and those of peers.
-    pub(crate) losses: u64,
+    pub(crate) losses: u32,
     pub(crate) reads: ReadOnly,
     pub(crate) messages: Vec<Message>,
     pub(crate) after_sync: Vec<Message>,
     pub(crate) read_states: Vec<ReadState>,
+    pub(crate) notices: Option<Box<Notices>>,
     /// Memory for the next `after_sync` of a Ready.
     pub(crate) spare: Vec<Message>,
     /// While a snapshot is not durable: the membership that the state machine still has, and may still change.
@@ -91,6 +102,11 @@ pub struct Lost {
     pub last: Index,
 }
 
+/// The window of a new member.
+fn window(config: &Config) -> Inflights {
+    Inflights::new(config.inflight_count_max, config.inflight_size_max)
+}
+
 impl<S: Storage> Raft<S> {
     /// A member that (re)starts from what its log says.
     ///
@@ -122,14 +138,19 @@ impl<S: Storage> Raft<S> {
             log.applying = applied;
             log.applied = applied;
         }
-        let mut tracker = Tracker::new(config.inflight_count_max, config.inflight_size_max);
-        tracker.install(Draft::restore(&conf)?, last.index);
+        let draft = Draft::restore(&conf)?;
+        if draft.is_member(config.id) && draft.conf.is_witness(config.id) != config.witness {
+            return Err(OpenError::Witness { configured: config.witness });
+        }
+        let mut tracker = Tracker::default();
+        tracker.install(draft, last.index, &window(&config));
         let given_hard = HardState { commit: log.committed, ..hard };
         let mut raft = Raft {
             log,
             tracker,
-            term: hard.term,
-            vote: hard.vote,
+            term: mutant!("term-forgotten", last.term, hard.term),
+            vote: mutant!("vote-forgotten", PeerId::ZERO, hard.vote),
+            durable_term: hard.term,
             role: Role::Follower,
             lead: PeerId::ZERO,
             election_elapsed: 0,
@@ -137,6 +158,9 @@ impl<S: Storage> Raft<S> {
             election_timeout: 0,
             lets_others_first: false,
             stalled_ticks: 0,
+            now: if hard.term == Term::ZERO { config.election_ticks.into() } else { 0 },
+            lease_until: 0,
+            lease_broken: false,
             random: config.seed,
             transferee: PeerId::ZERO,
             pending_conf_index: Index::ZERO,
@@ -146,6 +170,7 @@ impl<S: Storage> Raft<S> {
             messages: Vec::new(),
             after_sync: Vec::new(),
             read_states: Vec::new(),
+            notices: None,
             spare: Vec::new(),
             conf_before_snapshot: None,
             sends_wanted: false,
@@ -162,7 +187,7 @@ impl<S: Storage> Raft<S> {
 
     /// Tells `observer` of everything that happens from now on. Meant for tests and for the curious: see [`Event`].
     pub fn observe(&mut self, observer: Observer) {
-        self.observer.0 = Some(observer);
+        self.observer.0 = Some(Box::new(observer));
     }
 
     /// Tells the observer, if there is one.
@@ -228,7 +253,8 @@ impl<S: Storage> Raft<S> {
             return Err(Refused::Transferring { target: self.transferee });
         }
         let changes_conf = kind != EntryKind::Normal;
-        if changes_conf && self.config.check_conf_changes && self.pending_conf_index > self.log.applied {
+        let pending = mutant!("two-changes", false, self.pending_conf_index > self.log.applied);
+        if changes_conf && self.config.check_conf_changes && pending {
             return Err(Refused::ConfChangePending { index: self.pending_conf_index });
         }
         self.reserve_uncommitted(u64::from(size))?;
@@ -236,7 +262,7 @@ impl<S: Storage> Raft<S> {
         if changes_conf {
             self.pending_conf_index = id.index;
         }
-        self.broadcast_append();
+        self.broadcast_entries();
         Ok(Proposed::Appended(id))
     }
 
@@ -269,7 +295,11 @@ impl<S: Storage> Raft<S> {
                 self.propose(EntryKind::Normal, 0)
             }
             Err(why) => Err(why),
-            Ok(()) => self.propose(kind, size),
+            Ok(()) => {
+                let proposed = self.propose(kind, size);
+                mutant!("change-at-append", _ = proposed.map(|_| self.apply_conf_change(change)));
+                proposed
+            }
         }
     }
 
@@ -277,7 +307,7 @@ impl<S: Storage> Raft<S> {
         if self.role != Role::Leader || !self.config.check_conf_changes {
             return Ok(());
         }
-        if self.pending_conf_index > self.log.applied {
+        if mutant!("two-changes", false, self.pending_conf_index > self.log.applied) {
             return Err(Refused::ConfChangePending { index: self.pending_conf_index });
         }
         // etcd takes any change without operations for one that leaves.
@@ -285,7 +315,12 @@ impl<S: Storage> Raft<S> {
         match (self.tracker.is_joint(), leaves) {
             (true, false) => Err(Refused::MustLeaveJoint),
             (false, true) => Err(Refused::NotJoint),
-            _ => Ok(()),
+            // etcd finds out when it applies the change.
+            _ if self.etcd() => Ok(()),
+            _ => match Draft::change(&self.tracker.conf, change) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Refused::ConfChange { error }),
+            },
         }
     }
 
@@ -325,12 +360,18 @@ impl<S: Storage> Raft<S> {
             }
             Body::HeartbeatReply { read } => self.handle_heartbeat_reply(from, read),
             Body::ReadIndex { id } => {
-                self.take_read(ReadRequest { from, id }).map_err(|refused| StepError::ReadRefused { from, refused })?
+                if let Err(refused) = self.take_read(ReadRequest { from, id }) {
+                    self.reject_read(from, id, refused);
+                    return Err(StepError::ReadRefused { from, refused });
+                }
             }
             Body::ReadIndexReply { id, index } => {
                 if self.role == Role::Follower && from == self.lead {
                     self.read_states.push(ReadState { id, index });
                 }
+            }
+            Body::ReadIndexReject { id, busy } => {
+                self.lose_read(id, Refused::GivenUp { by: from, busy });
             }
             Body::TransferLeader { target } => {
                 self.transfer_leader(target).map_err(|refused| StepError::TransferRefused { from, refused })?
@@ -355,9 +396,10 @@ impl<S: Storage> Raft<S> {
     pub fn step_snapshot(&mut self, message: Message, at: EntryId, conf: &ConfState) -> Result<bool, StepError> {
         let from = message.from;
         self.check_address(&message)?;
-        if !matches!(message.body, Body::Snapshot { .. }) {
+        let Body::Snapshot { payloads, .. } = message.body else {
             return Err(StepError::Malformed { from, what: "not a snapshot" });
-        }
+        };
+        self.check_payloads(from, payloads, &[])?;
         if at.index.0 > NUMBER_MAX || at.term > message.term && message.term != Term::ZERO {
             return Err(StepError::Malformed { from, what: "a snapshot from the future" });
         }
@@ -373,8 +415,9 @@ impl<S: Storage> Raft<S> {
         Ok(restored)
     }
 
-    /// Asks for a linearizable read; the answer comes as a [`ReadState`]. Reads are lost when roles change, or messages
-    /// are: whoever waits too long, or sees a [`SoftState`], asks again under a new id.
+    /// Asks for a linearizable read; the answer comes as a [`ReadState`]. What a leader gives up comes with
+    /// [`Ready::reads_lost`](crate::Ready::reads_lost); what a follower has passed on may be lost on the way without a
+    /// word: when it sees another leader or term, or has waited too long, the shell asks again under a new id.
     ///
     /// # Errors
     /// [`Refused`], with nothing done.
@@ -383,18 +426,21 @@ impl<S: Storage> Raft<S> {
     }
 
     /// The write of this ticket, and every write before it, is durable. If it installs a snapshot, the state machine
-    /// goes on from there: entries handed out before are applied no more.
+    /// goes on from there: entries handed out before are applied no more. (With etcd's rules the shell reports them as
+    /// applied all the same, or what they took of `apply_size_max` is never given back.)
     pub fn synced(&mut self, ticket: SyncTicket) {
         let durable = self.durable_index();
+        self.durable_term = self.durable_term.max(ticket.term);
         // In an older term the same entry may have been replaced and put back by writes that still wait; dropping it
         // from the unstable tail would let what lies in between shine through. Some later ticket covers it.
         if ticket.last.index == Index::ZERO {
             // Nothing to note.
-        } else if ticket.term == self.term {
+        } else if mutant!("sync-of-another-term", true, ticket.term == self.term) {
             if self.observer.0.is_some() {
                 self.tell_of_strange_sync(ticket.last);
             }
             self.log.unstable.stable_to(ticket.last);
+            self.want_witnesses();
         } else {
             self.tell(Event::OlderSync { term: ticket.term });
         }
@@ -485,6 +531,9 @@ impl<S: Storage> Raft<S> {
             self.tell(Event::NoProgress(target));
             return Err(Refused::NotVoter { target });
         };
+        if self.tracker.at(at).witness {
+            return Err(Refused::Witness { peer: target });
+        }
         if !self.tracker.is_voter(target) {
             self.tell(Event::Transfer(target, TransferEvent::ToLearner));
             return Err(Refused::NotVoter { target });
@@ -495,8 +544,8 @@ impl<S: Storage> Raft<S> {
         }
         // A wish that is true already takes nothing from another. (With etcd it ends a transfer.)
         if self.transferee != PeerId::ZERO && (target != self.config.id || self.etcd()) {
-            let before = std::mem::take(&mut self.transferee);
-            self.tell(Event::Transfer(before, TransferEvent::Aborted));
+            self.tell(Event::Transfer(self.transferee, TransferEvent::Aborted));
+            self.end_transfer(TransferEnd::Replaced);
         }
         if target == self.config.id {
             self.tell(Event::Transfer(target, TransferEvent::ToOurselves));
@@ -505,7 +554,7 @@ impl<S: Storage> Raft<S> {
         self.tell(Event::Transfer(target, TransferEvent::Started));
         self.election_elapsed = 0;
         self.transferee = target;
-        if self.tracker.at(at).matched == self.log.last_index() {
+        if mutant!("hand-over-unseen", true, self.tracker.at(at).matched == self.log.last_index()) {
             self.send(target, Body::TimeoutNow);
             self.tell(Event::Transfer(target, TransferEvent::ToldAtOnce));
         } else {
@@ -519,6 +568,22 @@ impl<S: Storage> Raft<S> {
     pub fn set_peer_priority(&mut self, peer: PeerId, priority: u8) {
         if let Some(progress) = self.tracker.get_mut(peer) {
             progress.priority = priority.min(PRIORITY_MAX);
+        }
+    }
+
+    /// How much may be in flight to a peer from now on, in messages and in bytes: instead of
+    /// [`Config::inflight_count_max`] and [`Config::inflight_size_max`], until it is removed. Counted and limited as there;
+    /// with 0 messages the window is closed, and only heartbeats, snapshots and appends without entries go. So a shell
+    /// decides who gets how much, and when: by what its own queues, or a budget of all groups together, have room for.
+    pub fn set_peer_window(&mut self, peer: PeerId, count_max: usize, size_max: u64) {
+        let Some(at) = self.tracker.find(peer) else { return };
+        let progress = self.tracker.at_mut(at);
+        progress.inflights.resize(count_max, size_max);
+        if self.role == Role::Leader && progress.state == ProgressState::Replicate {
+            progress.flow_paused = progress.inflights.is_full();
+            if peer != self.config.id {
+                self.want(at, Wanted::Entries);
+            }
         }
     }
 
@@ -564,7 +629,8 @@ impl<S: Storage> Raft<S> {
             return Err(StepError::Malformed { from, what: "term out of bounds" });
         }
         // With etcd term 0 marks what needs no gate; a member that was never elected may send a snapshot so.
-        if (message.term == Term::ZERO) != matches!(message.body, Body::ReadIndex { .. }) && !self.etcd() {
+        let timeless = matches!(message.body, Body::ReadIndex { .. } | Body::ReadIndexReject { .. });
+        if (message.term == Term::ZERO) != timeless && !self.etcd() {
             return Err(StepError::Malformed { from, what: "term missing, or where none belongs" });
         }
         Ok(())
@@ -581,7 +647,8 @@ impl<S: Storage> Raft<S> {
             | Body::VoteReply { .. }
             | Body::PreVoteReply { .. }
             | Body::HeartbeatReply { .. }
-            | Body::ReadIndexReply { .. } => true,
+            | Body::ReadIndexReply { .. }
+            | Body::ReadIndexReject { .. } => true,
             _ => false,
         };
         // Our own word may come back when we are a member no longer; it says nothing then.
@@ -594,7 +661,7 @@ impl<S: Storage> Raft<S> {
         if from == self.config.id && !to_ourselves {
             return Err(StepError::Forged);
         }
-        let Body::Append { prev, last, .. } = message.body else {
+        let Body::Append { prev, last, payloads, .. } = message.body else {
             return if entries.is_empty() { Ok(()) } else { malformed("entries beside a message without") };
         };
         if prev.index.0 > NUMBER_MAX || last.0 != prev.index.0 + entries.len() as u64 {
@@ -610,7 +677,7 @@ impl<S: Storage> Raft<S> {
         if term > message.term {
             return malformed("an entry from a future term");
         }
-        Ok(())
+        self.check_payloads(from, payloads, entries)
     }
 
     /// The gate of terms: whether the message goes on to its handler. A newer term makes us its follower; an older one
@@ -620,8 +687,14 @@ impl<S: Storage> Raft<S> {
         if term == Term::ZERO || term == self.term {
             return true;
         }
+        mutant!("old-terms-count", {
+            if !matches!(body, Body::Vote { .. } | Body::PreVote { .. }) && term < self.term {
+                return true;
+            }
+        });
         if term < self.term {
-            let wakes = self.config.check_quorum || self.config.pre_vote;
+            // (With etcd only if it cannot count on our standing for election again.)
+            let wakes = self.config.check_quorum || self.config.pre_vote || !self.etcd();
             match body {
                 // A leader that cannot get our attention learns our term from this.
                 Body::Append { .. } | Body::Heartbeat { .. } if wakes => {
@@ -637,13 +710,16 @@ impl<S: Storage> Raft<S> {
         }
         let lead = match body {
             Body::Vote { transfer: false, last } | Body::PreVote { last } if self.in_lease() => {
-                let ticks_left = self.config.election_ticks - self.election_elapsed;
+                let ticks_left = self.config.election_ticks.saturating_sub(self.election_elapsed);
                 let pre = matches!(body, Body::PreVote { .. });
                 self.tell(Event::LeaseHeld { from, pre, last, ticks_left });
                 return false;
             }
             // A question about a term, or an answer to ours, is not the term itself.
-            Body::PreVote { .. } | Body::PreVoteReply { granted: true } => return true,
+            Body::PreVote { .. } | Body::PreVoteReply { granted: true } => {
+                mutant!("pre-vote-moves-terms", self.become_follower(term, PeerId::ZERO));
+                return true;
+            }
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot { .. } => from,
             _ => PeerId::ZERO,
         };
@@ -676,8 +752,9 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Whether the leader was heard of so recently that nobody else shall be elected (thesis 4.2.3).
-    fn in_lease(&self) -> bool {
-        self.config.check_quorum && self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks
+    pub(crate) fn in_lease(&self) -> bool {
+        let heard = self.lead != PeerId::ZERO && self.election_elapsed < self.config.election_ticks;
+        mutant!("votes-within-a-lease", false, self.config.check_quorum) && (heard || self.may_have_given_lease())
     }
 
     /// A sign of life of the leader of our term.
@@ -687,7 +764,7 @@ impl<S: Storage> Raft<S> {
             Role::Candidate | Role::PreCandidate => self.become_follower(self.term, from),
             Role::Follower => {}
         }
-        self.election_elapsed = 0;
+        self.election_elapsed = mutant!("deaf-to-leaders", self.election_elapsed, 0);
         self.lets_others_first = true;
         self.lead = from;
         Ok(())
@@ -696,6 +773,14 @@ impl<S: Storage> Raft<S> {
     // Roles.
 
     fn reset(&mut self, term: Term) {
+        mutant!("vote-dropped-with-the-role", self.vote = PeerId::ZERO);
+        let led = self.role == Role::Leader && !self.etcd();
+        let before = self.term;
+        if led {
+            self.end_transfer(TransferEnd::SteppedDown);
+            let unsettled = (self.log.committed, self.log.last_index());
+            self.notices.get_or_insert_default().stepped_down = Some(SteppedDown { term: before, unsettled });
+        }
         if self.term != term {
             assert!(term > self.term, "terms only grow");
             self.term = term;
@@ -716,9 +801,32 @@ impl<S: Storage> Raft<S> {
         self.heartbeat_wanted = false;
         self.pending_conf_index = Index::ZERO;
         self.uncommitted_size = 0;
+        if led {
+            self.give_up_reads(before);
+        }
         // With etcd what waits for a first commit of ours waits on, whoever leads in between.
-        let keep_deferred = self.etcd();
-        self.reads.reset(keep_deferred);
+        self.reads.reset();
+        (self.lease_until, self.lease_broken) = (0, false);
+    }
+
+    /// Leadership of `term` is over: whoever asked for a read is told.
+    fn give_up_reads(&mut self, term: Term) {
+        let refused = Refused::SteppedDown { term };
+        while let Some(ReadRequest { from, id }) = self.reads.give_up() {
+            if from == self.config.id {
+                self.lose_read(id, refused);
+            } else {
+                self.reject_read(from, id, refused);
+            }
+        }
+    }
+
+    /// Nobody is handed leadership any more.
+    pub(crate) fn end_transfer(&mut self, how: TransferEnd) {
+        let target = std::mem::take(&mut self.transferee);
+        if target != PeerId::ZERO && !self.etcd() {
+            self.notices.get_or_insert_default().transfers_ended.push(TransferEnded { target, how });
+        }
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, lead: PeerId) {
@@ -757,7 +865,7 @@ impl<S: Storage> Raft<S> {
             own.recently_active = true;
         }
         // Conservative: some change of membership may lie in the tail; looking for it is not worth while.
-        self.pending_conf_index = self.log.last_index();
+        self.pending_conf_index = mutant!("inherited-changes-forgotten", Index::ZERO, self.log.last_index());
         self.append_own(EntryKind::Normal, 0);
         self.tell(Event::Became);
         self.broadcast_append();
@@ -776,8 +884,8 @@ impl<S: Storage> Raft<S> {
 
     // Memberships.
 
-    fn install(&mut self, draft: Draft) {
-        self.tracker.install(draft, self.log.last_index());
+    pub(crate) fn install(&mut self, draft: Draft) {
+        self.tracker.install(draft, self.log.last_index(), &window(&self.config));
         self.tell_of(|raft, say| say(Event::Configured(&raft.tracker.conf)));
         if self.role != Role::Leader {
             return;
@@ -793,6 +901,8 @@ impl<S: Storage> Raft<S> {
                 return;
             }
         }
+        // Who gave us a lease may be no quorum of this membership.
+        self.lease_until = 0;
         // A smaller quorum may have reached more; if not, new members shall at least be probed.
         if !self.advance_commit() {
             for at in 0..self.tracker.count() {
@@ -801,14 +911,19 @@ impl<S: Storage> Raft<S> {
                 }
             }
         }
+        // It may also have confirmed more reads, and nobody may be left to confirm any.
+        if !self.etcd() {
+            self.release_reads();
+        }
         if self.transferee != PeerId::ZERO && !self.tracker.is_voter(self.transferee) {
-            self.transferee = PeerId::ZERO;
+            self.end_transfer(TransferEnd::NotVoter);
         }
     }
 
     /// The leader leaves a joint configuration by itself, once the entering of it is applied here.
     pub(crate) fn leave_joint_if_due(&mut self) {
-        let due = self.tracker.conf.auto_leave && self.log.applied >= self.pending_conf_index;
+        let applied = mutant!("leaves-joint-twice", true, self.log.applied >= self.pending_conf_index);
+        let due = mutant!("never-leaves-joint", false, self.tracker.conf.auto_leave && applied);
         if !due || self.role != Role::Leader {
             return;
         }
@@ -816,7 +931,7 @@ impl<S: Storage> Raft<S> {
             self.tell_of(|raft, say| say(Event::JointKept(&raft.tracker.conf, raft.transferee)));
         } else {
             self.pending_conf_index = self.append_own(EntryKind::ConfChangeV2, 0).index;
-            self.broadcast_append();
+            self.broadcast_entries();
             self.tell_of(|raft, say| say(Event::JointLeaving(&raft.tracker.conf)));
         }
     }
@@ -825,7 +940,7 @@ impl<S: Storage> Raft<S> {
     /// change that made us a member, which then comes with the log. (etcd ignores such a snapshot, and is sent it
     /// again.)
     fn restore(&mut self, at: EntryId, draft: Draft) -> bool {
-        if at.index <= self.log.committed {
+        if mutant!("snapshot-over-newer-log", false, at.index <= self.log.committed) {
             return false;
         }
         // With etcd it must name us.

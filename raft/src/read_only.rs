@@ -23,25 +23,38 @@ pub(crate) struct ReadOnly {
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Queues {
-    waiting: VecDeque<(ReadRequest, Index)>,
+    /// Who asked, for what was committed then, and when that was.
+    waiting: VecDeque<(ReadRequest, Index, u64)>,
     deferred: VecDeque<ReadRequest>,
+    /// How many of `waiting` nobody waits for: they only renew a lease.
+    rounds: usize,
 }
 
 impl ReadOnly {
-    /// Forgets all: those who asked must ask again.
-    pub(crate) fn reset(&mut self, keep_deferred: bool) {
+    /// Forgets what waits for a quorum, and counts anew. (With etcd's rules: nobody is told.)
+    pub(crate) fn reset(&mut self) {
         if let Some(queues) = &mut self.queues {
             queues.waiting.clear();
-            if !keep_deferred {
-                queues.deferred.clear();
-            }
+            queues.rounds = 0;
         }
         self.confirmed = 0;
     }
 
-    /// Reads kept here.
+    /// Takes out some read that somebody waits for, in whatever state: who asked must ask again.
+    pub(crate) fn give_up(&mut self) -> Option<ReadRequest> {
+        let queues = self.queues.as_mut()?;
+        while let Some((request, ..)) = queues.waiting.pop_front() {
+            if request.from != PeerId::ZERO {
+                return Some(request);
+            }
+            queues.rounds -= 1;
+        }
+        queues.deferred.pop_front()
+    }
+
+    /// Reads kept here that somebody waits for.
     pub(crate) fn count(&self) -> usize {
-        self.queues.as_ref().map_or(0, |queues| queues.waiting.len() + queues.deferred.len())
+        self.queues.as_ref().map_or(0, |queues| queues.waiting.len() + queues.deferred.len() - queues.rounds)
     }
 
     /// What heartbeats carry; 0 while nothing waits.
@@ -53,8 +66,10 @@ impl ReadOnly {
     }
 
     /// Waits for a quorum to echo the token, with the commit index of now.
-    pub(crate) fn wait(&mut self, request: ReadRequest, index: Index) {
-        self.queues.get_or_insert_default().waiting.push_back((request, index));
+    pub(crate) fn wait(&mut self, request: ReadRequest, index: Index, now: u64) {
+        let queues = self.queues.get_or_insert_default();
+        queues.rounds += usize::from(request.from == PeerId::ZERO);
+        queues.waiting.push_back((request, index, now));
     }
 
     /// Waits for the first commit of this term.
@@ -68,27 +83,28 @@ impl ReadOnly {
     }
 
     /// The next read confirmed by a quorum that has echoed `reached`.
-    pub(crate) fn pop_confirmed(&mut self, reached: u64) -> Option<(ReadRequest, Index)> {
+    pub(crate) fn pop_confirmed(&mut self, reached: u64) -> Option<(ReadRequest, Index, u64)> {
         if self.confirmed >= reached {
             return None;
         }
-        let read = self.queues.as_mut()?.waiting.pop_front()?;
+        let queues = self.queues.as_mut()?;
+        let read = queues.waiting.pop_front()?;
+        queues.rounds -= usize::from(read.0.from == PeerId::ZERO);
         self.confirmed += 1;
         Some(read)
     }
 
     /// Gives back the memory, if nothing waits.
     pub(crate) fn shrink(&mut self) {
-        if self.count() == 0 {
-            self.queues = None;
-        }
+        // Rounds count: a token must never come twice.
+        self.queues.take_if(|queues| queues.waiting.is_empty() && queues.deferred.is_empty());
     }
 
     /// Bytes on the heap.
     pub(crate) fn memory(&self) -> usize {
         let heap = |queues: &Queues| {
             size_of::<Queues>()
-                + queues.waiting.capacity() * size_of::<(ReadRequest, Index)>()
+                + queues.waiting.capacity() * size_of::<(ReadRequest, Index, u64)>()
                 + queues.deferred.capacity() * size_of::<ReadRequest>()
         };
         self.queues.as_deref().map_or(0, heap)

@@ -1,7 +1,8 @@
 //! The one door out of the core.
 
+use crate::error::Refused;
 use crate::message::Message;
-use crate::types::{EntryId, HardState, Index, ReadId, SoftState, Term};
+use crate::types::{EntryId, HardState, Index, PeerId, ReadId, SoftState, Term};
 
 /// What one turn of the core asks of its shell. Plain data: none of it has happened yet.
 ///
@@ -18,11 +19,68 @@ pub struct Ready {
     pub committed: (Index, Index),
     /// Reads that may be served once their index is applied.
     pub reads: Vec<ReadState>,
+    /// Reads asked for here that are given up: ask again under a new id, or tell whoever waits. A follower's core keeps no
+    /// list of what it has passed on, so beside these, whatever a follower asked for before a changed leader or term
+    /// (see `soft_state`) may have been lost on the way, and is to be asked for again.
+    pub reads_lost: Vec<(ReadId, Refused)>,
     /// Changed leader or role.
     pub soft_state: Option<SoftState>,
+    /// We led, and do no more.
+    pub stepped_down: Option<SteppedDown>,
+    /// Transfers of leadership that were started here, and are waited for no longer.
+    pub transfers_ended: Vec<TransferEnded>,
     /// A newer commit index than the last hard state written says. It need not be durable before anything; the shell
     /// lets it ride with the group's next write.
     pub commit: Option<Index>,
+}
+
+/// Leadership that has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SteppedDown {
+    /// In which term we led.
+    pub term: Term,
+    /// Entries `unsettled.0 + 1 ..= unsettled.1` were not known to be committed when it ended. Those that were proposed
+    /// here may be committed by whoever leads next, or replaced; nobody here will be told which, but by the log.
+    pub unsettled: (Index, Index),
+}
+
+/// A transfer of leadership that has ended for the one who started it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TransferEnded {
+    /// Who was to lead.
+    pub target: PeerId,
+    /// How it ended.
+    pub how: TransferEnd,
+}
+
+/// How a transfer of leadership can end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum TransferEnd {
+    /// We lead no more: the target, or somebody else, stands for election or leads already.
+    SteppedDown,
+    /// Nothing happened for an election timeout: we go on leading.
+    TimedOut,
+    /// Another target was named.
+    Replaced,
+    /// The target has lost its vote: we go on leading.
+    NotVoter,
+}
+
+/// What a role that ended leaves to be said with the next Ready. Rare, so that it takes no room while there is nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Notices {
+    pub(crate) reads_lost: Vec<(ReadId, Refused)>,
+    pub(crate) stepped_down: Option<SteppedDown>,
+    pub(crate) transfers_ended: Vec<TransferEnded>,
+}
+
+impl Notices {
+    /// Bytes on the heap, its own included.
+    pub(crate) fn memory(&self) -> usize {
+        size_of::<Notices>()
+            + self.reads_lost.capacity() * size_of::<(ReadId, Refused)>()
+            + self.transfers_ended.capacity() * size_of::<TransferEnded>()
+    }
 }
 
 /// A write, and the promises that hang on it. Writes are made durable in the order in which they were handed out. One

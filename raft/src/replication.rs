@@ -4,11 +4,13 @@ use crate::config::ReadPolicy;
 use crate::error::{Refused, StepError};
 use crate::event::{Event, TransferEvent};
 use crate::message::Body;
+use crate::mutant::mutant;
 use crate::progress::{ProgressState, Wanted};
 use crate::raft::{Lost, Raft, Stepped};
 use crate::read_only::ReadRequest;
 use crate::storage::Storage;
 use crate::types::{EntryId, EntryKind, EntryMeta, Index, PeerId, Role, Term};
+use crate::witness::payloads_for;
 
 impl<S: Storage> Raft<S> {
     // The leader: appending.
@@ -17,22 +19,53 @@ impl<S: Storage> Raft<S> {
     pub(crate) fn append_own(&mut self, kind: EntryKind, size: u32) -> EntryId {
         self.log.unstable.push(EntryMeta { term: self.term, kind, size });
         let index = self.log.last_index();
-        self.send(self.config.id, Body::AppendAck { index });
+        mutant!("leader-counts-before-sync", _ = self.tracker.get_mut(self.config.id).map(|own| own.matched = index));
+        if !self.merge_ack(self.config.id, self.term, index) {
+            self.send(self.config.id, Body::AppendAck { index });
+        }
         EntryId { term: self.term, index }
     }
 
     /// Counts payload bytes against the limit; one proposal into an empty tail always goes.
     pub(crate) fn reserve_uncommitted(&mut self, size: u64) -> Result<(), Refused> {
         let (uncommitted, limit) = (self.uncommitted_size, self.config.uncommitted_size_max);
-        if uncommitted > 0 && size > 0 && uncommitted.saturating_add(size) > limit {
+        let full = uncommitted > 0 && size > 0 && uncommitted.saturating_add(size) > limit;
+        if mutant!("tail-without-limit", false, full) {
             return Err(Refused::TooMuchUncommitted { uncommitted, size, limit });
         }
         self.uncommitted_size += size;
         Ok(())
     }
 
+    /// Asks for new entries to be sent to everybody else; to witnesses it is done again when they are durable.
+    pub(crate) fn broadcast_entries(&mut self) {
+        if self.etcd() {
+            return self.broadcast_append_now();
+        }
+        for (id, progress) in self.tracker.iter_mut() {
+            if id != self.config.id && !progress.is_paused() {
+                let wanted = if progress.witness { Wanted::Entries } else { Wanted::Append };
+                progress.wanted = progress.wanted.max(wanted);
+                self.sends_wanted = true;
+            }
+        }
+    }
+
     /// Asks for an append to everybody else.
     pub(crate) fn broadcast_append(&mut self) {
+        if self.etcd() {
+            return self.broadcast_append_now();
+        }
+        for (id, progress) in self.tracker.iter_mut() {
+            if id != self.config.id && !progress.is_paused() {
+                progress.wanted = Wanted::Append;
+                self.sends_wanted = true;
+            }
+        }
+    }
+
+    #[cold]
+    fn broadcast_append_now(&mut self) {
         for at in 0..self.tracker.count() {
             if self.tracker.id(at) != self.config.id {
                 self.want(at, Wanted::Append);
@@ -48,19 +81,32 @@ impl<S: Storage> Raft<S> {
             return false;
         }
         let index = progress.next.prev();
-        let full = progress.state == ProgressState::Replicate && progress.inflights.is_full();
+        // A peer that is probed has nothing in flight: its window is full only if it was closed.
+        let full = progress.inflights.is_full();
+        let witness = progress.witness;
         let Ok(term) = self.log.term(index) else { return self.send_snapshot(at) };
-        let room = if full { Ok((index, 0)) } else { self.log.limit(index, self.config.message_size_max) };
+        let size_max = self.config.message_size_max;
+        let room = match witness {
+            _ if full || index == self.log.last_index() => Ok((index, 0)),
+            true => self.log.limit_stripped(index, self.witness_may_have(), size_max),
+            false => self.log.limit(index, size_max),
+        };
         let Ok((last, size)) = room else { return self.send_snapshot(at) };
         if last == index && !even_if_empty {
             return false;
         }
         // etcd counts payloads in flight.
         let size = if self.etcd() { self.log.payload_size(index, last) } else { size };
-        let commit = self.log.committed;
+        // A probe wants an answer, and news of a commit get none. (With etcd they do.)
+        let probes = last == index && self.tracker.at(at).state == ProgressState::Probe && !self.etcd();
+        let commit = if probes { Index::ZERO } else { self.log.committed };
         let to = self.tracker.id(at);
-        self.send(to, Body::Append { prev: EntryId { term, index }, last, commit });
-        self.tracker.at_mut(at).sent(last, size, commit);
+        self.send(to, Body::Append { prev: EntryId { term, index }, last, commit, payloads: payloads_for(witness) });
+        let etcd = self.etcd();
+        let progress = self.tracker.at_mut(at);
+        progress.sent(last, size, if probes { progress.sent_commit } else { commit });
+        // One probe at a time, with or without entries. (etcd sends those without as often as it is asked.)
+        progress.flow_paused |= progress.state == ProgressState::Probe && !etcd;
         true
     }
 
@@ -82,7 +128,8 @@ impl<S: Storage> Raft<S> {
         });
         self.tracker.at_mut(at).become_snapshot(snapshot.index);
         self.tell_of(|raft, say| say(Event::SnapshotAwaited(to, raft.tracker.at(at))));
-        self.send(to, Body::Snapshot { at: snapshot });
+        let payloads = payloads_for(self.tracker.at(at).witness);
+        self.send(to, Body::Snapshot { at: snapshot, payloads });
         true
     }
 
@@ -95,7 +142,7 @@ impl<S: Storage> Raft<S> {
             }
             // Never more than it has acknowledged: its log may end in something else.
             let progress = self.tracker.at_mut(at);
-            let commit = progress.matched.min(commit);
+            let commit = mutant!("heartbeat-commits-unseen", commit, progress.matched.min(commit));
             progress.sent_commit = commit;
             self.send(to, Body::Heartbeat { commit, read });
         }
@@ -128,6 +175,7 @@ impl<S: Storage> Raft<S> {
             }
             ProgressState::Snapshot => {}
         }
+        self.want_witnesses();
         let committed = self.log.committed;
         let wants_commit = self.tracker.at(at).can_bump_commit(committed);
         if index > committed && self.advance_commit() {
@@ -157,12 +205,12 @@ impl<S: Storage> Raft<S> {
         let progress = self.tracker.at_mut(at);
         progress.recently_active = true;
         // etcd takes the message for an old one, for ever.
-        if hint.index < progress.matched && !etcd {
+        if mutant!("lost-tail-not-resent", false, hint.index < progress.matched) && !etcd {
             // Where we match, no term of ours is above that of `prev`, so a log that is whole never points below it:
             // this one has lost entries that it had acknowledged, or the message was overtaken by a later one.
             let lost = Lost { peer: from, acked: progress.matched, last: hint.index };
             progress.lose(index);
-            self.losses += 1;
+            self.losses = self.losses.saturating_add(1);
             self.tell(Event::Lost(lost));
             self.want(at, Wanted::Append);
             return Some(lost);
@@ -180,7 +228,7 @@ impl<S: Storage> Raft<S> {
 
     pub(crate) fn handle_heartbeat_reply(&mut self, from: PeerId, read: u64) {
         let Some(at) = self.tracker.find(from).filter(|_| self.role == Role::Leader) else { return };
-        let last = self.log.last_index();
+        let last = if self.tracker.at(at).witness { self.witness_may_have() } else { self.log.last_index() };
         let progress = self.tracker.at_mut(at);
         progress.recently_active = true;
         progress.flow_paused = false;
@@ -193,17 +241,22 @@ impl<S: Storage> Raft<S> {
             self.send(from, Body::TimeoutNow);
         }
         // What we never sent confirms nothing.
-        if read > 0 && read <= self.reads.token() {
+        let token = self.reads.token();
+        if mutant!("any-answer-confirms-reads", true, read > 0 && read <= token) {
+            let echoed = mutant!("any-answer-confirms-reads", token, read);
             let progress = self.tracker.at_mut(at);
-            progress.read_acked = progress.read_acked.max(read);
+            progress.read_acked = progress.read_acked.max(echoed);
             self.release_reads();
         }
     }
 
     /// Commits what a quorum holds, if it is of our term (thesis 3.6.2). Whether that is news; then it is on its way.
     pub(crate) fn advance_commit(&mut self) -> bool {
-        let index = self.tracker.committed().min(self.log.last_index());
-        if index <= self.log.committed || self.log.term(index) != Ok(self.term) {
+        let alone = mutant!("removed-leader-commits-alone", !self.tracker.is_voter(self.config.id), false);
+        let reached = if alone { self.durable_index() } else { self.tracker.committed() };
+        let index = mutant!("commit-one-too-many", reached.next(), reached).min(self.log.last_index());
+        let old = mutant!("commit-of-an-older-term", false, self.log.term(index) != Ok(self.term));
+        if index <= self.log.committed || old {
             return false;
         }
         self.log.commit_to(index);
@@ -229,7 +282,7 @@ impl<S: Storage> Raft<S> {
             self.send(from, Body::AppendAck { index: committed });
             return Ok(Stepped::default());
         }
-        if !self.log.holds(prev) {
+        if !mutant!("append-to-anything", prev.index <= self.log.last_index(), self.log.holds(prev)) {
             let upto = EntryId { term: prev.term, index: prev.index.min(self.log.last_index()) };
             let hint = self.log.find_conflict(upto);
             self.tell_of(|raft, say| {
@@ -248,9 +301,14 @@ impl<S: Storage> Raft<S> {
             }
             self.log.append(first, &entries[skip..]);
         }
-        self.log.commit_to(commit.min(last));
+        let news = self.log.commit_to(commit.min(mutant!("commit-own-tail", self.log.last_index(), last)));
+        if news && entries.is_empty() && !self.etcd() {
+            // The leader learns nothing from an answer. If it misses an earlier one, a heartbeat shows it, and it asks
+            // again with a commit index that is no news.
+            return Ok(Stepped::default());
+        }
         // Not our last index: our tail beyond this message may be anything.
-        self.send(from, Body::AppendAck { index: last });
+        self.send(from, Body::AppendAck { index: mutant!("ack-own-tail", self.log.last_index(), last) });
         Ok(Stepped { appended, lost: None })
     }
 
@@ -270,7 +328,9 @@ impl<S: Storage> Raft<S> {
         let mut index = after;
         for meta in entries {
             index = index.next();
-            if index > self.log.last_index() || self.log.term(index) != Ok(meta.term) {
+            let differs = mutant!("conflict-kept", false, self.log.term(index) != Ok(meta.term));
+            mutant!("always-replaced", return Some(index).filter(|index| *index > self.log.committed));
+            if index > self.log.last_index() || differs {
                 return Some(index);
             }
         }
@@ -299,7 +359,7 @@ impl<S: Storage> Raft<S> {
         let hint = self.log.last_id();
         if commit > hint.index {
             self.send(from, Body::AppendReject { rejected: commit, hint });
-            self.losses += 1;
+            self.losses = self.losses.saturating_add(1);
             let lost = Lost { peer: self.config.id, acked: commit, last: hint.index };
             self.tell(Event::Lost(lost));
             return Some(lost);
@@ -312,6 +372,9 @@ impl<S: Storage> Raft<S> {
 
     /// A read, ours or another member's.
     pub(crate) fn take_read(&mut self, request: ReadRequest) -> Result<(), Refused> {
+        if self.config.witness {
+            return Err(Refused::Witness { peer: self.config.id });
+        }
         if self.role != Role::Leader {
             // Passed on once only: a member that is asked, but does not lead, says nothing.
             return match self.lead {
@@ -329,7 +392,8 @@ impl<S: Storage> Raft<S> {
         // Before its first commit a leader does not know what is committed (thesis 6.4); a lone voter neither.
         // (With etcd a lone voter answers at once.)
         let alone = self.etcd() && self.tracker.is_alone(self.config.id);
-        if self.log.term(self.log.committed) != Ok(self.term) && !alone {
+        let behind = mutant!("read-before-own-commit", false, self.log.term(self.log.committed) != Ok(self.term));
+        if behind && !alone {
             self.reads.defer(request);
         } else {
             self.take_confirmable_read(request);
@@ -339,25 +403,38 @@ impl<S: Storage> Raft<S> {
 
     fn take_confirmable_read(&mut self, request: ReadRequest) {
         let index = self.log.committed;
-        // Whoever is told to take over does not wait for the lease. (etcd trusts it all the same.)
-        let kept = self.transferee == PeerId::ZERO || self.etcd();
-        let leased = self.config.read_policy == ReadPolicy::Lease && kept;
+        // With etcd a leader that is trusted is so until it steps down.
+        let holds = mutant!("read-without-quorum", true, self.holds_lease());
+        let leased = holds || self.etcd() && self.config.read_policy == ReadPolicy::Lease;
         if leased || self.tracker.is_alone(self.config.id) {
             self.answer_read(request, index);
-            return;
+        } else {
+            self.wait_for_quorum(request);
         }
-        self.reads.wait(request, index);
+    }
+
+    /// A read that a round of heartbeats must confirm, with the commit index of now.
+    pub(crate) fn wait_for_quorum(&mut self, request: ReadRequest) {
+        self.reads.wait(request, self.log.committed, self.now);
         let token = self.reads.token();
         if let Some(own) = self.tracker.get_mut(self.config.id) {
             own.read_acked = token;
         }
+        // In a joint membership a lone voter is alone all the same, and nobody else will answer.
+        if mutant!("lone-reads-wait", false, !self.etcd()) {
+            self.release_reads();
+        }
         self.want_heartbeat();
     }
 
-    fn release_reads(&mut self) {
+    /// Answers the reads that a quorum has confirmed.
+    pub(crate) fn release_reads(&mut self) {
         let reached = self.tracker.read_acked();
-        while let Some((request, index)) = self.reads.pop_confirmed(reached) {
-            self.answer_read(request, index);
+        while let Some((request, index, asked)) = self.reads.pop_confirmed(reached) {
+            self.extend_lease(asked);
+            if request.from != PeerId::ZERO {
+                self.answer_read(request, index);
+            }
         }
     }
 }

@@ -49,7 +49,7 @@ impl<S: Storage> Raft<S> {
             applied: self.log.applied,
             durable: self.durable_index(),
             transferee: self.transferee,
-            losses: self.losses,
+            losses: self.losses.into(),
         }
     }
 
@@ -145,6 +145,7 @@ impl<S: Storage> Raft<S> {
             + self.reads.memory()
             + messages * size_of::<Message>()
             + self.read_states.capacity() * size_of::<ReadState>()
+            + self.notices.as_ref().map_or(0, |notices| notices.memory())
             + conf
     }
 

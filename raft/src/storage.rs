@@ -1,5 +1,7 @@
 //! The questions the core may ask of the log.
 
+use std::ops::AddAssign;
+
 use crate::types::{ConfState, EntryId, EntryMeta, HardState, Index, Term};
 
 /// What a log knows. All questions are answered from memory, without blocking.
@@ -49,8 +51,37 @@ pub trait Storage {
         Ok(size)
     }
 
+    /// What `after + 1 ..= upto` take, asked once for every lot that is applied. A log that keeps its entries' sizes
+    /// beside each other walks them faster than this default does.
+    ///
+    /// # Errors
+    /// If `after` is below the base, or `upto` beyond the last index.
+    fn sizes(&self, after: Index, upto: Index) -> Result<Sizes, StorageError> {
+        let mut sizes = Sizes::default();
+        for index in after.0 + 1..=upto.0 {
+            sizes += self.meta(Index(index))?;
+        }
+        Ok(sizes)
+    }
+
     /// The latest snapshot that could be sent to a follower, if there is one yet.
     fn snapshot(&self) -> Option<EntryId>;
+}
+
+/// What some entries take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sizes {
+    /// Bytes of their records.
+    pub encoded: u64,
+    /// Bytes of their payloads.
+    pub payload: u64,
+}
+
+impl AddAssign<EntryMeta> for Sizes {
+    fn add_assign(&mut self, meta: EntryMeta) {
+        self.encoded += meta.encoded_size();
+        self.payload += u64::from(meta.size);
+    }
 }
 
 /// Why a log has no answer.

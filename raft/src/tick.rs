@@ -1,13 +1,16 @@
 //! Time: what passes with it, and what it makes due.
 
 use crate::config::PRIORITY_MAX;
+use crate::mutant::mutant;
 use crate::raft::Raft;
+use crate::ready::TransferEnd;
 use crate::storage::Storage;
 use crate::types::{PeerId, Role};
 
 impl<S: Storage> Raft<S> {
     /// Time passes. How much a tick is, only the shell knows.
     pub fn tick(&mut self) {
+        self.now += 1;
         self.count_stall(1);
         match self.role {
             Role::Leader => self.tick_leader(),
@@ -73,6 +76,7 @@ impl<S: Storage> Raft<S> {
 
     /// As that many ticks at which nothing is due.
     fn skip(&mut self, ticks: u32) {
+        self.now += u64::from(ticks);
         self.count_stall(ticks);
         let wrap = |elapsed: u32, period: u32| {
             let sum = u64::from(elapsed) + u64::from(ticks);
@@ -102,7 +106,7 @@ impl<S: Storage> Raft<S> {
             self.election_elapsed = 0;
             // Others could elect us without our own vote, and would get a leader whose disk hangs.
             if !self.is_stalled() {
-                self.campaign();
+                self.campaign_if_able();
             }
         }
     }
@@ -112,13 +116,13 @@ impl<S: Storage> Raft<S> {
         self.election_elapsed += 1;
         if self.election_elapsed >= self.config.election_ticks {
             self.election_elapsed = 0;
-            if self.config.check_quorum {
+            if mutant!("deaf-leader-stays", false, self.config.check_quorum) {
                 self.check_quorum();
             }
             if self.role == Role::Leader && self.must_step_down() {
                 self.become_follower(self.term, PeerId::ZERO);
             } else if self.role == Role::Leader {
-                self.transferee = PeerId::ZERO;
+                self.end_transfer(TransferEnd::TimedOut);
                 // etcd tries again only when something is applied.
                 if !self.etcd() {
                     self.leave_joint_if_due();
@@ -130,7 +134,8 @@ impl<S: Storage> Raft<S> {
         }
         if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
-            if self.has_peers() {
+            if mutant!("no-heartbeats", false, self.has_peers()) {
+                self.renew_lease();
                 self.want_heartbeat();
             }
         }

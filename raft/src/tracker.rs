@@ -2,49 +2,39 @@
 
 use crate::confchange::{Draft, contains};
 use crate::inflights::Inflights;
+use crate::mutant::mutant;
 use crate::progress::Progress;
 use crate::quorum::{self, VoteResult};
 use crate::types::{ConfState, Index, PeerId};
 
 /// A membership with a [`Progress`] for everybody in it, ourselves included.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tracker {
     pub(crate) conf: ConfState,
     /// Sorted by id.
     peers: Vec<(PeerId, Progress)>,
-    inflight_count_max: usize,
-    inflight_size_max: u64,
 }
 
 impl Tracker {
-    /// Nobody.
-    #[must_use]
-    pub fn new(inflight_count_max: usize, inflight_size_max: u64) -> Tracker {
-        Tracker { conf: ConfState::default(), peers: Vec::new(), inflight_count_max, inflight_size_max }
-    }
-
-    /// Takes a changed membership; `last` is our last index. New members count as active, so that the next check of
-    /// the quorum gives them time.
-    pub fn install(&mut self, draft: Draft, last: Index) {
+    /// Takes a changed membership; `last` is our last index, and an empty `window` that of new members. They count as
+    /// active, so that the next check of the quorum gives them time.
+    pub fn install(&mut self, draft: Draft, last: Index, window: &Inflights) {
         let count = draft.members.len();
         let mut before = std::mem::replace(&mut self.peers, Vec::with_capacity(count)).into_iter().peekable();
         for (id, new) in draft.members {
             while before.next_if(|(other, _)| *other < id).is_some() {}
             let known = before.next_if(|(other, _)| *other == id).filter(|_| !new);
             let (_, mut progress) = known.unwrap_or_else(|| {
-                let inflights = Inflights::new(self.inflight_count_max, self.inflight_size_max);
-                let mut progress = Progress::new(last.max(Index(1)), inflights);
+                let mut progress = Progress::new(last.max(Index(1)), window.clone());
                 progress.recently_active = true;
                 (id, progress)
             });
             progress.learner = contains(&draft.conf.learners, id);
+            progress.witness = draft.conf.is_witness(id);
             self.peers.push((id, progress));
         }
         self.conf = draft.conf;
-        let conf = &mut self.conf;
-        for list in [&mut conf.voters, &mut conf.voters_outgoing, &mut conf.learners, &mut conf.learners_next] {
-            list.shrink_to_fit();
-        }
+        self.conf.lists_mut().into_iter().for_each(Vec::shrink_to_fit);
     }
 
     /// Gives back memory that is not in use.
@@ -71,6 +61,11 @@ impl Tracker {
 
     /// Position of a member, by which the other methods name it.
     pub(crate) fn find(&self, id: PeerId) -> Option<usize> {
+        // Few are looked through faster than they are halved.
+        const FEW: usize = 8;
+        if self.peers.len() <= FEW {
+            return self.peers.iter().position(|(peer, _)| *peer == id);
+        }
         self.peers.binary_search_by_key(&id, |(peer, _)| *peer).ok()
     }
 
@@ -103,6 +98,11 @@ impl Tracker {
         self.peers.iter_mut().map(|(id, progress)| (*id, progress))
     }
 
+    /// Whether some voters keep no payloads.
+    pub(crate) fn has_witnesses(&self) -> bool {
+        !self.conf.witnesses.is_empty()
+    }
+
     /// Whether it votes in either half.
     pub(crate) fn is_voter(&self, id: PeerId) -> bool {
         contains(&self.conf.voters, id) || contains(&self.conf.voters_outgoing, id)
@@ -117,9 +117,23 @@ impl Tracker {
         self.conf.voters == [id] && !self.is_joint()
     }
 
-    /// The highest index that is durable on a quorum.
+    /// The highest index that is durable on a quorum, and with its payload on one of them.
     pub(crate) fn committed(&self) -> Index {
-        Index(quorum::joint_reached(&self.conf, |id| self.get(id).map_or(0, |progress| progress.matched.0)))
+        let (conf, matched) = (&self.conf, |id| self.matched(id));
+        Index(mutant!(
+            "learners-count-for-commits",
+            quorum::reached(&[conf.voters.as_slice(), &conf.learners].concat(), matched),
+            quorum::joint_held(conf, matched)
+        ))
+    }
+
+    /// The highest index up to which a voter of each half has entries with payloads durably.
+    pub(crate) fn full_matched(&self) -> Index {
+        Index(quorum::full_reached(&self.conf, |id| self.matched(id)))
+    }
+
+    fn matched(&self, id: PeerId) -> u64 {
+        self.get(id).map_or(0, |progress| progress.matched.0)
     }
 
     /// The highest read token that a quorum has echoed.
@@ -129,7 +143,12 @@ impl Tracker {
 
     /// How the election stands.
     pub(crate) fn votes(&self) -> VoteResult {
-        quorum::joint_vote(&self.conf, |id| self.get(id).and_then(|progress| progress.vote))
+        let (conf, vote) = (&self.conf, |id| self.get(id).and_then(|progress| progress.vote));
+        mutant!(
+            "learners-elect",
+            quorum::vote(&[conf.voters.as_slice(), &conf.learners].concat(), vote),
+            quorum::joint_vote(conf, vote)
+        )
     }
 
     /// Members that granted and that refused in the election that runs, those without a vote left out.

@@ -109,6 +109,12 @@ pub struct EntryMeta {
 }
 
 impl EntryMeta {
+    /// As a [witness](crate::witness) knows it: only changes of membership keep their payloads.
+    #[must_use]
+    pub fn stripped(self) -> EntryMeta {
+        EntryMeta { size: if self.kind == EntryKind::Normal { 0 } else { self.size }, ..self }
+    }
+
     /// Bytes of its encoded [record](crate::record).
     #[must_use]
     pub fn encoded_size(self) -> u64 {
@@ -171,14 +177,37 @@ pub struct ConfState {
     pub learners: Vec<PeerId>,
     /// Outgoing voters that become learners when the joint configuration is left.
     pub learners_next: Vec<PeerId>,
+    /// Voters of either half whose logs keep no payloads ([`crate::witness`]); each half has others, too.
+    pub witnesses: Vec<PeerId>,
     /// Whether the leader leaves the joint configuration by itself.
     pub auto_leave: bool,
 }
 
 impl ConfState {
+    /// Everything that names members: voters, outgoing voters, learners, next learners, witnesses.
+    #[must_use]
+    pub fn lists(&self) -> [&Vec<PeerId>; 5] {
+        [&self.voters, &self.voters_outgoing, &self.learners, &self.learners_next, &self.witnesses]
+    }
+
+    pub(crate) fn lists_mut(&mut self) -> [&mut Vec<PeerId>; 5] {
+        [&mut self.voters, &mut self.voters_outgoing, &mut self.learners, &mut self.learners_next, &mut self.witnesses]
+    }
+
+    /// Ids it names, with repetition.
+    #[must_use]
+    pub fn names(&self) -> usize {
+        self.lists().iter().map(|list| list.len()).sum()
+    }
+
+    /// Whether this member is a witness.
+    #[must_use]
+    pub fn is_witness(&self, id: PeerId) -> bool {
+        self.witnesses.binary_search(&id).is_ok()
+    }
+
     /// Bytes on the heap.
     pub(crate) fn memory(&self) -> usize {
-        let lists = [&self.voters, &self.voters_outgoing, &self.learners, &self.learners_next];
-        lists.iter().map(|list| list.capacity() * size_of::<PeerId>()).sum()
+        self.lists().iter().map(|list| list.capacity() * size_of::<PeerId>()).sum()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutant::mutant;
 use crate::types::{EntryId, EntryMeta, Index, Term};
 
 /// Entries from `offset` on, some of which (those below `offset_in_progress`) are already handed out for writing.
@@ -42,6 +43,13 @@ impl Unstable {
         self.entries.get(usize::try_from(at).ok()?).copied()
     }
 
+    /// The entries after `index`, which is at least the one before `offset`.
+    pub(crate) fn metas_after(&self, index: Index) -> impl Iterator<Item = EntryMeta> {
+        let from = index.next().0.saturating_sub(self.offset.0);
+        let from = usize::try_from(from).expect("within a list").min(self.entries.len());
+        self.entries.range(from..).copied()
+    }
+
     /// Term of an entry, or of the snapshot itself.
     pub(crate) fn term(&self, index: Index) -> Option<Term> {
         match self.snapshot {
@@ -62,7 +70,8 @@ impl Unstable {
         if first < end {
             if first > self.offset {
                 self.entries.truncate(usize::try_from(first.0 - self.offset.0).expect("within a list"));
-                self.offset_in_progress = self.offset_in_progress.min(first);
+                let written = self.offset_in_progress;
+                self.offset_in_progress = mutant!("replaced-entries-not-written", written, written.min(first));
             } else {
                 self.entries.clear();
                 self.offset = first;
@@ -90,11 +99,17 @@ impl Unstable {
 
     /// Exactly this entry and all before it are durable. Ignored if the entry is not here, or not in this term.
     pub(crate) fn stable_to(&mut self, id: EntryId) {
-        if self.meta(id.index).is_none_or(|meta| meta.term != id.term) {
+        let other = |meta: EntryMeta| mutant!("sync-of-another-entry", false, meta.term != id.term);
+        if self.meta(id.index).is_none_or(other) {
             return;
         }
         let count = usize::try_from(id.index.0 - self.offset.0).expect("within a list") + 1;
-        self.entries.drain(..count);
+        // Mostly all of it, which is cheaper to clear.
+        if count == self.entries.len() {
+            self.entries.clear();
+        } else {
+            self.entries.drain(..count);
+        }
         self.offset = id.index.next();
         self.offset_in_progress = self.offset_in_progress.max(self.offset);
     }

@@ -3,9 +3,9 @@
 mod support;
 
 use ringraft_raft::{
-    Body, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState, Index,
-    Lost, Message, OpenError, PRIORITY_MAX, PeerId, ProgressState, Proposed, Raft, ReadId, Ready, Refused, Role,
-    StepError, Term,
+    Body, Compat, ConfChange, ConfChangeOp, ConfState, Config, ConfigError, EntryId, EntryKind, EntryMeta, HardState,
+    Index, Lost, Message, OpenError, PRIORITY_MAX, Payloads, PeerId, ProgressState, Proposed, Raft, ReadId, Ready,
+    Refused, Role, StepError, SteppedDown, Term, TransferEnd, TransferEnded, Transition,
 };
 use support::log::MemLog;
 use support::node::voters;
@@ -127,26 +127,219 @@ fn what_a_member_can_start_from() {
     assert_eq!(open(zero, log_of(&[], 0)), Err(OpenError::Config(error)));
 }
 
-#[test]
-fn refusals() {
-    let mut raft = member(plain(), log_of(&[], 0));
-    assert_eq!(raft.propose(EntryKind::Normal, 1), Err(Refused::NoLeader));
-    assert_eq!(raft.read_index(ReadId(1)), Err(Refused::NoLeader));
-    assert_eq!(raft.transfer_leader(PeerId(2)), Err(Refused::NoLeader));
+/// Which reason this is; a new one does not compile until it is here, and in the table below.
+fn reason(refused: Refused) -> usize {
+    match refused {
+        Refused::NoLeader => 0,
+        Refused::Transferring { .. } => 1,
+        Refused::TooMuchUncommitted { .. } => 2,
+        Refused::TooLong { .. } => 3,
+        Refused::NotLeader { .. } => 4,
+        Refused::NotMember => 5,
+        Refused::NotVoter { .. } => 6,
+        Refused::Witness { .. } => 7,
+        Refused::ConfChange { .. } => 8,
+        Refused::ConfChangePending { .. } => 9,
+        Refused::MustLeaveJoint => 10,
+        Refused::NotJoint => 11,
+        Refused::TooManyReads { .. } => 12,
+        Refused::SteppedDown { .. } => 13,
+        Refused::GivenUp { .. } => 14,
+        Refused::Lease => 15,
+    }
+}
 
-    let mut raft = settled_leader(Config { read_count_max: 1, ..plain() });
-    assert_eq!(raft.propose(EntryKind::Normal, u32::MAX), Err(Refused::TooLong { size: u64::from(u32::MAX) }));
-    assert_eq!(raft.transfer_leader(PeerId(9)), Err(Refused::NotVoter { target: PeerId(9) }));
-    assert_eq!(raft.propose_conf_change(&ConfChange::leave_joint(), 0), Err(Refused::NotJoint));
+const REASONS: usize = 16;
+
+#[test]
+fn every_reason_to_refuse() {
+    let (two, nine) = (PeerId(2), PeerId(9));
+    let mut seen = [false; REASONS];
+    let mut check = |found: Result<(), Refused>, expected: Refused| {
+        assert_eq!(found, Err(expected));
+        seen[reason(expected)] = true;
+    };
+    let done = |proposed: Result<Proposed, Refused>| proposed.map(|_| ());
+    let learner = ConfChange::simple(ConfChangeOp::AddLearner(PeerId(4)));
+
+    // A follower without a leader.
+    let mut raft = member(plain(), log_of(&[], 0));
+    check(done(raft.propose(EntryKind::Normal, 1)), Refused::NoLeader);
+    check(done(raft.propose_conf_change(&learner, 9)), Refused::NoLeader);
+    check(raft.read_index(ReadId(1)), Refused::NoLeader);
+    check(raft.transfer_leader(two), Refused::NoLeader);
+    // With one, and forwarding off.
+    let mut raft = member(Config { forward_proposals: false, ..plain() }, log_of(&[], 0));
+    raft.step(from(2, 1, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    check(done(raft.propose(EntryKind::Normal, 1)), Refused::NotLeader { leader: two });
+    check(done(raft.propose_conf_change(&learner, 9)), Refused::NotLeader { leader: two });
+    // Whom it took for the leader says no to a read.
+    raft.read_index(ReadId(5)).unwrap();
+    turn(&mut raft);
+    for busy in [false, true] {
+        raft.step(from(2, 0, Body::ReadIndexReject { id: ReadId(5), busy }), &[]).unwrap();
+        let lost = notices(&mut raft).reads_lost;
+        assert_eq!(lost.len(), 1);
+        check(Err(lost[0].1), Refused::GivenUp { by: two, busy });
+    }
+    // Leases are trusted.
+    let lease = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
+    check(member(lease, log_of(&[], 0)).forget_leader(), Refused::Lease);
+
+    // A leader, and its limits.
+    let config = Config { read_count_max: 1, uncommitted_size_max: 20, ..plain() };
+    let mut raft = settled_leader(config.clone());
+    check(done(raft.propose(EntryKind::Normal, u32::MAX)), Refused::TooLong { size: u64::from(u32::MAX) });
+    raft.propose(EntryKind::Normal, 15).unwrap();
+    let full = Refused::TooMuchUncommitted { uncommitted: 15, size: 6, limit: 20 };
+    check(done(raft.propose(EntryKind::Normal, 6)), full);
     assert_eq!(raft.read_index(ReadId(1)), Ok(()));
-    assert_eq!(raft.read_index(ReadId(2)), Err(Refused::TooManyReads { limit: 1 }));
-    let change = ConfChange::simple(ConfChangeOp::AddLearner(PeerId(4)));
-    let Ok(Proposed::Appended(at)) = raft.propose_conf_change(&change, 9) else { panic!("a leader takes it") };
-    let pending = Err(Refused::ConfChangePending { index: at.index });
-    assert_eq!(raft.propose_conf_change(&change, 9), pending);
-    assert_eq!(raft.propose(EntryKind::ConfChange, 9), pending);
-    assert_eq!(raft.transfer_leader(PeerId(2)), Ok(()));
-    assert_eq!(raft.propose(EntryKind::Normal, 1), Err(Refused::Transferring { target: PeerId(2) }));
+    check(raft.read_index(ReadId(2)), Refused::TooManyReads { limit: 1 });
+    // Its role ends before the read is confirmed.
+    raft.step(from(3, 2, Body::Vote { last: id(1, 9), transfer: false }), &[]).unwrap();
+    check(Err(notices(&mut raft).reads_lost[0].1), Refused::SteppedDown { term: Term(1) });
+
+    // Changes of membership, one at a time.
+    let mut raft = settled_leader(config);
+    check(done(raft.propose_conf_change(&ConfChange::leave_joint(), 0)), Refused::NotJoint);
+    let error = ringraft_raft::ConfChangeError::NoVoters;
+    let nobody = ConfChange { ops: [1, 2, 3].map(|id| ConfChangeOp::Remove(PeerId(id))).into(), ..learner.clone() };
+    check(done(raft.propose_conf_change(&nobody, 9)), Refused::ConfChange { error });
+    let Ok(Proposed::Appended(at)) = raft.propose_conf_change(&learner, 9) else { panic!("a leader takes it") };
+    check(done(raft.propose_conf_change(&learner, 9)), Refused::ConfChangePending { index: at.index });
+    check(done(raft.propose(EntryKind::ConfChange, 9)), Refused::ConfChangePending { index: at.index });
+    let mut raft = settled_leader(plain());
+    let joint = ConfChange { transition: Transition::JointExplicit, ..ConfChange::simple(ConfChangeOp::Remove(two)) };
+    raft.apply_conf_change(&joint).unwrap();
+    check(done(raft.propose_conf_change(&learner, 9)), Refused::MustLeaveJoint);
+
+    // Transfers.
+    let mut raft = settled_leader(plain());
+    check(raft.transfer_leader(nine), Refused::NotVoter { target: nine });
+    raft.apply_conf_change(&learner).unwrap();
+    check(raft.transfer_leader(PeerId(4)), Refused::NotVoter { target: PeerId(4) });
+    assert_eq!(raft.transfer_leader(two), Ok(()));
+    check(done(raft.propose(EntryKind::Normal, 1)), Refused::Transferring { target: two });
+    let mut raft = settled_leader(plain());
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::AddWitness(PeerId(4)))).unwrap();
+    check(raft.transfer_leader(PeerId(4)), Refused::Witness { peer: PeerId(4) });
+    // Removed, and left in office.
+    let mut raft = settled_leader(Config { step_down_on_removal: false, ..plain() });
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::Remove(OWN))).unwrap();
+    check(done(raft.propose(EntryKind::Normal, 1)), Refused::NotMember);
+
+    assert_eq!(seen, [true; REASONS], "every reason is met");
+}
+
+/// What the next Ready says of things that ended, and nothing twice.
+fn notices(raft: &mut Raft<MemLog>) -> Ready {
+    let mut ready = Ready::default();
+    raft.ready(&mut ready);
+    let told = ready.clone();
+    raft.ready(&mut ready);
+    assert_eq!((ready.reads_lost.len(), ready.stepped_down, ready.transfers_ended.len()), (0, None, 0));
+    told
+}
+
+#[test]
+fn what_a_leader_leaves_unfinished() {
+    let newer_term = |raft: &mut Raft<MemLog>| {
+        raft.step(from(3, raft.term().0 + 1, Body::VoteReply { granted: false }), &[]).unwrap();
+    };
+    let no_quorum = |raft: &mut Raft<MemLog>| (0..20).for_each(|_| raft.tick());
+    let check = |settled: bool, end: &dyn Fn(&mut Raft<MemLog>)| {
+        let config = Config { check_quorum: true, ..plain() };
+        let mut raft = if settled { settled_leader(config) } else { leader(config, &[1]) };
+        let (commit, term) = (raft.commit(), raft.term());
+        raft.read_index(ReadId(7)).unwrap();
+        raft.step(from(2, 0, Body::ReadIndex { id: ReadId(8) }), &[]).unwrap();
+        propose(&mut raft, 2);
+        turn(&mut raft);
+        let last = raft.last_index();
+        if settled {
+            raft.transfer_leader(PeerId(2)).unwrap();
+        }
+        end(&mut raft);
+        assert_eq!(raft.role(), Role::Follower);
+        assert!(raft.has_ready());
+        let told = notices(&mut raft);
+        assert_eq!(told.reads_lost, [(ReadId(7), Refused::SteppedDown { term })]);
+        assert_eq!(told.stepped_down, Some(SteppedDown { term, unsettled: (commit, last) }));
+        let rejected = from(0, 0, Body::ReadIndexReject { id: ReadId(8), busy: false });
+        let rejected = Message { from: OWN, to: PeerId(2), ..rejected };
+        assert!(told.messages.contains(&rejected), "{:?}", told.messages);
+        told.transfers_ended
+    };
+    let by_role = [TransferEnded { target: PeerId(2), how: TransferEnd::SteppedDown }];
+    assert_eq!(check(true, &newer_term), by_role);
+    let timed_out = [TransferEnded { target: PeerId(2), how: TransferEnd::TimedOut }];
+    assert_eq!(check(true, &no_quorum), timed_out, "the transfer's time is over before the quorum's");
+    // Reads that wait for the first commit, too.
+    assert_eq!(check(false, &newer_term), []);
+    // Whoever did not lead has nothing to tell.
+    let mut raft = member(plain(), log_of(&[1], 0));
+    raft.campaign();
+    newer_term(&mut raft);
+    raft.step(from(3, 9, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    let told = notices(&mut raft);
+    assert_eq!((told.reads_lost.len(), told.stepped_down, told.transfers_ended.len()), (0, None, 0));
+}
+
+#[test]
+fn how_transfers_end() {
+    let ended = |target: u64, how| TransferEnded { target: PeerId(target), how };
+    let mut raft = settled_leader(plain());
+    raft.transfer_leader(PeerId(2)).unwrap();
+    raft.transfer_leader(PeerId(2)).unwrap();
+    raft.transfer_leader(OWN).unwrap();
+    assert_eq!(notices(&mut raft).transfers_ended, []);
+    raft.transfer_leader(PeerId(3)).unwrap();
+    assert_eq!(notices(&mut raft).transfers_ended, [ended(2, TransferEnd::Replaced)]);
+    (0..10).for_each(|_| raft.tick());
+    assert_eq!(notices(&mut raft).transfers_ended, [ended(3, TransferEnd::TimedOut)]);
+    (0..30).for_each(|_| raft.tick());
+    assert_eq!(notices(&mut raft).transfers_ended, [], "there was none");
+    raft.transfer_leader(PeerId(3)).unwrap();
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::Remove(PeerId(3)))).unwrap();
+    assert_eq!(notices(&mut raft).transfers_ended, [ended(3, TransferEnd::NotVoter)]);
+    assert_eq!(raft.role(), Role::Leader);
+    assert!(raft.propose(EntryKind::Normal, 1).is_ok());
+}
+
+#[test]
+fn a_read_that_is_not_taken_is_rejected_to_who_asked() {
+    let rejected = |raft: &mut Raft<MemLog>| {
+        let mut messages = Vec::new();
+        raft.take_messages(&mut messages);
+        messages.retain(|message| matches!(message.body, Body::ReadIndexReject { .. }));
+        messages.iter().map(|message| (message.to.0, message.term.0, message.body)).collect::<Vec<_>>()
+    };
+    let ask = |peer: u64, id: u64| from(peer, 0, Body::ReadIndex { id: ReadId(id) });
+    let no = |id: u64, busy: bool| Body::ReadIndexReject { id: ReadId(id), busy };
+    // Too many of them.
+    let mut raft = settled_leader(Config { read_count_max: 2, ..plain() });
+    raft.step(ask(2, 1), &[]).unwrap();
+    raft.read_index(ReadId(1)).unwrap();
+    let refused = Refused::TooManyReads { limit: 2 };
+    assert_eq!(raft.step(ask(3, 2), &[]), Err(StepError::ReadRefused { from: PeerId(3), refused }));
+    assert_eq!(rejected(&mut raft), [(3, 0, no(2, true))]);
+    // Those that wait for the first commit of a term count, too.
+    let mut raft = leader(Config { read_count_max: 2, ..plain() }, &[1]);
+    raft.step(ask(2, 1), &[]).unwrap();
+    raft.read_index(ReadId(1)).unwrap();
+    assert_eq!(raft.read_index(ReadId(2)), Err(refused));
+    raft.step(ask(2, 2), &[]).unwrap_err();
+    assert_eq!(rejected(&mut raft), [(2, 0, no(2, true))]);
+    // Not the leader; strangers are not answered.
+    let mut raft = member(plain(), log_of(&[], 0));
+    raft.step(ask(2, 1), &[]).unwrap_err();
+    raft.step(ask(9, 2), &[]).unwrap_err();
+    raft.step(from(3, 1, Body::Heartbeat { commit: Index(0), read: 0 }), &[]).unwrap();
+    raft.step(ask(2, 3), &[]).unwrap_err();
+    assert_eq!(rejected(&mut raft), [(2, 0, no(1, false)), (2, 0, no(3, false))]);
+    // Nor does a stranger's word count.
+    let stranger = from(9, 0, no(3, false));
+    assert_eq!(raft.step(stranger, &[]), Err(StepError::UnknownPeer { from: PeerId(9) }));
 }
 
 #[test]
@@ -154,7 +347,8 @@ fn messages_that_are_not_taken() {
     let check = |raft: &mut Raft<MemLog>, message: Message, entries: &[EntryMeta], expected: StepError| {
         assert_eq!(raft.step(message, entries), Err(expected), "{message:?}");
     };
-    let append = |prev: EntryId, last: u64| Body::Append { prev, last: Index(last), commit: Index(0) };
+    let append =
+        |prev: EntryId, last: u64| Body::Append { prev, last: Index(last), commit: Index(0), payloads: Payloads::All };
     let malformed = |what| StepError::Malformed { from: PeerId(2), what };
     let mut raft = member(plain(), log_of(&[1, 1, 2], 2));
     let raft = &mut raft;
@@ -163,7 +357,7 @@ fn messages_that_are_not_taken() {
     check(raft, elsewhere, &[], StepError::NotForUs { to: PeerId(3) });
     check(raft, from(9, term, Body::AppendAck { index: Index(1) }), &[], StepError::UnknownPeer { from: PeerId(9) });
     check(raft, from(1, term, Body::TimeoutNow), &[], StepError::Forged);
-    check(raft, from(2, term, Body::Snapshot { at: id(2, 9) }), &[], StepError::SnapshotDoor);
+    check(raft, from(2, term, Body::Snapshot { at: id(2, 9), payloads: Payloads::All }), &[], StepError::SnapshotDoor);
     check(raft, from(2, 0, Body::TimeoutNow), &[], malformed("term missing, or where none belongs"));
     check(raft, from(2, u64::MAX, Body::TimeoutNow), &[], malformed("term out of bounds"));
     check(raft, from(2, term, append(id(2, 3), 5)), &[meta(2)], malformed("entries are not those of its range"));
@@ -256,7 +450,7 @@ fn what_waits_for_the_sync() {
     assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::VoteReply { granted: false }]);
     assert_eq!(after.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::VoteReply { granted: true }]);
     // Two appends, one write, one acknowledgement.
-    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(2) };
+    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(2), payloads: Payloads::All };
     raft.step(from(2, 2, append(id(1, 2), 3)), &[meta(2)]).unwrap();
     raft.step(from(2, 2, append(id(2, 3), 5)), &[meta(2), meta(2)]).unwrap();
     let (now, after) = turn(&mut raft);
@@ -274,7 +468,7 @@ fn what_waits_for_the_sync() {
 #[test]
 fn a_write_of_an_older_term_proves_nothing() {
     let mut raft = member(plain(), log_of(&[], 0));
-    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(0) };
+    let append = |prev, last| Body::Append { prev, last: Index(last), commit: Index(0), payloads: Payloads::All };
     let write = |raft: &mut Raft<MemLog>| {
         let mut ready = Ready::default();
         raft.ready(&mut ready);
@@ -437,10 +631,10 @@ fn late_answers_to_an_older_pre_vote_do_not_count() {
 #[test]
 fn a_short_append_does_not_vouch_for_our_longer_tail() {
     let mut raft = member(plain(), log_of(&[1, 1, 1, 1], 0));
-    let append = Body::Append { prev: id(1, 1), last: Index(2), commit: Index(4) };
+    let append = Body::Append { prev: id(1, 1), last: Index(2), commit: Index(4), payloads: Payloads::All };
     raft.step(from(2, 2, append), &[meta(1)]).unwrap();
-    let (now, _) = turn(&mut raft);
-    assert_eq!(now.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::AppendAck { index: Index(2) }]);
+    let (_, later) = turn(&mut raft);
+    assert_eq!(later.iter().map(|one| one.body).collect::<Vec<_>>(), [Body::AppendAck { index: Index(2) }]);
     assert_eq!(raft.commit(), Index(2), "and commits no more than what it names");
 }
 
@@ -472,21 +666,93 @@ fn a_late_echo_confirms_no_later_read() {
 }
 
 #[test]
-fn leases_answer_at_once_but_not_while_leadership_leaves() {
+fn leases_answer_at_once_while_they_hold() {
     let config = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
     let mut raft = settled_leader(config);
     let reads = |raft: &mut Raft<MemLog>| {
         let mut ready = Ready::default();
         raft.ready(&mut ready);
-        ready.reads.len()
+        let token = |message: &Message| match message.body {
+            Body::Heartbeat { read, .. } if message.to == PeerId(3) => Some(read),
+            _ => None,
+        };
+        (ready.reads.len(), ready.messages.iter().find_map(token))
     };
     raft.read_index(ReadId(1)).unwrap();
-    assert_eq!(reads(&mut raft), 1);
-    raft.transfer_leader(PeerId(2)).unwrap();
-    raft.read_index(ReadId(2)).unwrap();
-    assert_eq!(reads(&mut raft), 0);
+    assert_eq!(reads(&mut raft), (0, Some(1)), "no quorum has said anything to a round of heartbeats");
     raft.step(from(3, 1, Body::HeartbeatReply { read: 1 }), &[]).unwrap();
-    assert_eq!(reads(&mut raft), 1);
+    assert_eq!(reads(&mut raft), (1, None));
+    // Nine ticks: an election timeout but for the tick that was about to come, and a tenth for drift.
+    for tick in 0..8 {
+        raft.read_index(ReadId(2)).unwrap();
+        assert_eq!(reads(&mut raft).0, 1, "{tick} ticks after the round was begun");
+        raft.tick();
+    }
+    // Ticks have begun rounds of their own; that their answers come now does not make them younger.
+    assert_eq!(reads(&mut raft), (0, Some(9)));
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 2 }), &[]).unwrap();
+    raft.read_index(ReadId(3)).unwrap();
+    assert_eq!(reads(&mut raft).0, 1, "seven ticks since the first of them");
+    raft.tick();
+    raft.read_index(ReadId(4)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(11)));
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 11 }), &[]).unwrap();
+    assert_eq!(reads(&mut raft).0, 1);
+    // Who is told to take over asks for votes in spite of leases, whenever it hears of it.
+    raft.transfer_leader(PeerId(2)).unwrap();
+    raft.read_index(ReadId(5)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(12)));
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 12 }), &[]).unwrap();
+    assert_eq!(reads(&mut raft).0, 1);
+    (0..12).for_each(|_| raft.tick());
+    raft.step(from(3, 1, Body::HeartbeatReply { read: 12 }), &[]).unwrap();
+    assert_eq!((raft.role(), raft.status().transferee), (Role::Leader, PeerId::ZERO), "given up");
+    raft.read_index(ReadId(6)).unwrap();
+    assert_eq!(reads(&mut raft), (0, Some(13)));
+}
+
+/// What is durable is acknowledged at once, but not in a term that is not.
+#[test]
+fn acknowledgements_wait_for_their_term() {
+    let mut raft = member(plain(), log_of(&[1, 1], 2));
+    let append = |index| Body::Append {
+        prev: EntryId { term: Term(1), index: Index(index) },
+        last: Index(index),
+        commit: Index(0),
+        payloads: Payloads::All,
+    };
+    let acks = |messages: &[Message]| messages.iter().filter(|one| matches!(one.body, Body::AppendAck { .. })).count();
+    raft.step(from(2, 1, append(2)), &[]).unwrap();
+    let (at_once, later) = turn(&mut raft);
+    assert_eq!((acks(&at_once), acks(&later)), (1, 0));
+    // The first lies behind the commit index, the second is the last entry.
+    for (term, index) in [(5, 1), (6, 2)] {
+        raft.step(from(2, term, append(index)), &[]).unwrap();
+        let (at_once, later) = turn(&mut raft);
+        assert_eq!((acks(&at_once), acks(&later)), (0, 1), "in term {term}");
+        raft.step(from(2, term, append(index)), &[]).unwrap();
+        let (at_once, later) = turn(&mut raft);
+        assert_eq!((acks(&at_once), acks(&later)), (1, 0), "in term {term}, which is durable now");
+    }
+}
+
+/// A member that starts again may have given a lease.
+#[test]
+fn leases_outlive_a_restart() {
+    let config = Config { read_policy: ringraft_raft::ReadPolicy::Lease, check_quorum: true, ..plain() };
+    let mut raft = member(config, log_of(&[1], 0));
+    let vote = |raft: &mut Raft<MemLog>, transfer| {
+        let last = raft.status().last;
+        raft.step(from(2, raft.term().0 + 1, Body::Vote { last, transfer }), &[]).unwrap();
+        raft.status().vote
+    };
+    (0..9).for_each(|_| raft.tick());
+    raft.campaign();
+    assert_eq!((vote(&mut raft, false), raft.role()), (PeerId::ZERO, Role::Follower));
+    raft.tick();
+    assert_eq!(vote(&mut raft, false), PeerId(2));
+    let mut raft = member(raft.config().clone(), log_of(&[1], 0));
+    assert_eq!(vote(&mut raft, true), PeerId(2), "a leader that hands over has no lease");
 }
 
 #[test]
@@ -656,4 +922,418 @@ fn a_candidate_asks_when_its_term_is_durable() {
     assert_eq!(now, []);
     let votes = after.iter().filter(|message| matches!(message.body, Body::Vote { .. })).count();
     assert_eq!(votes, 2);
+}
+
+/// Members 1 to `full`, and as many witnesses after them.
+fn with_witnesses(full: u64, witnesses: u64) -> MemLog {
+    let mut conf = voters(full + witnesses);
+    conf.witnesses = (full + 1..=full + witnesses).map(PeerId).collect();
+    MemLog::new(conf)
+}
+
+/// Leads a group with witnesses; nothing of this term is written yet, and nobody has spoken since the election.
+fn leader_of(log: MemLog, config: Config) -> Raft<MemLog> {
+    let mut raft = member(config, log);
+    raft.campaign();
+    turn(&mut raft);
+    raft.step(from(2, 1, Body::VoteReply { granted: true }), &[]).unwrap();
+    assert_eq!(raft.role(), Role::Leader);
+    raft
+}
+
+/// Takes a Ready whose write stays on its way: what left, and the rest for [`finish`].
+fn begin(raft: &mut Raft<MemLog>) -> (Vec<Message>, Ready) {
+    let mut ready = Ready::default();
+    raft.ready(&mut ready);
+    (ready.messages.clone(), ready)
+}
+
+/// That write is durable.
+fn finish(raft: &mut Raft<MemLog>, mut ready: Ready) {
+    let append = ready.append.as_mut().expect("a write");
+    let (before, upto) = append.entries;
+    let metas: Vec<_> = (before.0 + 1..=upto.0).map(|at| raft.meta(Index(at)).unwrap()).collect();
+    raft.storage_mut().truncate(before);
+    raft.storage_mut().entries.extend(metas);
+    for message in append.after_sync.hold().filter(|message| message.to == OWN) {
+        raft.step(message, &[]).unwrap();
+    }
+    raft.synced(append.ticket);
+}
+
+#[test]
+fn witnesses_alone_commit_nothing() {
+    let mut raft = leader_of(with_witnesses(1, 2), plain());
+    let (now, write) = begin(&mut raft);
+    assert_eq!((appends(&now, 2), appends(&now, 3)), (vec![(0, 0)], vec![(0, 0)]), "nothing that we could lose");
+    // Somebody else gave it to them.
+    for peer in [2, 3] {
+        raft.step(from(peer, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    }
+    assert_eq!(raft.commit(), Index(0), "a majority, but nobody has the payload");
+    finish(&mut raft, write);
+    assert_eq!(raft.commit(), Index(1));
+}
+
+#[test]
+fn a_witness_breaks_the_tie() {
+    let mut raft = leader_of(with_witnesses(2, 1), plain());
+    let (now, write) = begin(&mut raft);
+    assert_eq!((appends(&now, 2), appends(&now, 3)), (vec![(0, 1)], vec![(0, 0)]), "a full member at once");
+    raft.step(from(3, 1, Body::AppendAck { index: Index(0) }), &[]).unwrap();
+    finish(&mut raft, write);
+    let (now, _) = turn(&mut raft);
+    assert_eq!(appends(&now, 3), [(0, 1)], "a witness when it is durable here");
+    raft.step(from(3, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    assert_eq!(raft.commit(), Index(1), "member 2 has said nothing");
+}
+
+#[test]
+fn what_a_witness_is_sent() {
+    let config = Config { message_size_max: 64, inflight_size_max: 100, ..plain() };
+    let mut raft = leader_of(with_witnesses(2, 1), config);
+    turn(&mut raft);
+    for peer in [2, 3] {
+        raft.step(from(peer, 1, Body::AppendAck { index: Index(peer - 2) }), &[]).unwrap();
+    }
+    turn(&mut raft);
+    for _ in 0..8 {
+        raft.propose(EntryKind::Normal, 100).unwrap();
+    }
+    turn(&mut raft);
+    raft.step(from(3, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    let (now, _) = turn(&mut raft);
+    // Two headers of 24 bytes to a message, and three messages until 100 bytes are on their way.
+    assert_eq!(appends(&now, 3), [(1, 3), (3, 5), (5, 7)]);
+    let payloads = now.iter().filter_map(|message| match message.body {
+        Body::Append { payloads, .. } => Some((message.to.0, payloads)),
+        _ => None,
+    });
+    assert!(payloads.into_iter().all(|(to, payloads)| (payloads == Payloads::Stripped) == (to == 3)));
+    assert_eq!(raft.progress(PeerId(3)).map(|one| (one.witness, one.inflights.size())), Some((true, 144)));
+    // And a snapshot like that.
+    raft.step(from(2, 1, Body::AppendAck { index: Index(9) }), &[]).unwrap();
+    turn(&mut raft);
+    raft.storage_mut().compact(Index(9), with_witnesses(2, 1).conf);
+    raft.step(from(3, 1, Body::AppendReject { rejected: Index(7), hint: id(0, 0) }), &[]).unwrap();
+    let (now, _) = turn(&mut raft);
+    let snapshot = Body::Snapshot { at: id(1, 9), payloads: Payloads::Stripped };
+    assert!(now.iter().any(|message| (message.to.0, message.body) == (3, snapshot)), "{now:?}");
+}
+
+#[test]
+fn what_a_witness_does_and_does_not() {
+    let log = || MemLog { hard: HardState { term: Term(2), ..HardState::default() }, ..with_witnesses(2, 1) };
+    let own = PeerId(3);
+    let config = Config { witness: true, id: own, ..plain() };
+    let longer = MemLog { entries: [1, 1, 2].map(|term| meta(term).stripped()).into(), ..log() };
+    let mut raft = member(config.clone(), longer);
+    let to_witness = |body| Message { to: own, ..from(1, 2, body) };
+    // It does not ask for votes, whoever wants it to.
+    assert_eq!(raft.ticks_until_due(), u32::MAX);
+    (0..100).for_each(|_| raft.tick());
+    raft.campaign();
+    raft.step(to_witness(Body::TimeoutNow), &[]).unwrap();
+    assert_eq!((raft.role(), raft.term()), (Role::Follower, Term(2)));
+    // It votes, as its log says.
+    for (last, granted) in [(id(2, 2), false), (id(1, 9), false), (id(2, 3), true)] {
+        let ask = Message { term: Term(raft.term().0 + 1), ..to_witness(Body::Vote { last, transfer: false }) };
+        raft.step(ask, &[]).unwrap();
+        let mut ready = Ready::default();
+        raft.ready(&mut ready);
+        let after = ready.append.iter_mut().flat_map(|append| append.after_sync.hold());
+        let said: Vec<_> = ready.messages.drain(..).chain(after).map(|message| message.body).collect();
+        assert_eq!(said, [Body::VoteReply { granted }], "{last}");
+    }
+    // It takes what is meant for it.
+    let term = raft.term();
+    let append = |payloads| Body::Append { prev: id(2, 3), last: Index(4), commit: Index(4), payloads };
+    let step =
+        |raft: &mut Raft<MemLog>, body, entries: &[EntryMeta]| raft.step(Message { term, ..to_witness(body) }, entries);
+    let wrong = StepError::WrongPayloads { from: PeerId(1), witness: true };
+    assert_eq!(step(&mut raft, append(Payloads::All), &[meta(2)]), Err(wrong));
+    let malformed = StepError::Malformed { from: PeerId(1), what: "a payload for a witness" };
+    assert_eq!(step(&mut raft, append(Payloads::Stripped), &[meta(2)]), Err(malformed));
+    let snapshot = |payloads| Message { term, ..to_witness(Body::Snapshot { at: id(2, 9), payloads }) };
+    assert_eq!(raft.step_snapshot(snapshot(Payloads::All), id(2, 9), &log().conf), Err(wrong));
+    let change = EntryMeta { kind: EntryKind::ConfChange, ..meta(2) };
+    assert_eq!(step(&mut raft, append(Payloads::Stripped), &[change]).unwrap().appended, Some(Index(4)));
+    assert_eq!(raft.step_snapshot(snapshot(Payloads::Stripped), id(2, 9), &log().conf), Ok(true));
+    // It has no state to read from.
+    assert_eq!(raft.read_index(ReadId(1)), Err(Refused::Witness { peer: own }));
+    let read = Message { term: Term(0), ..to_witness(Body::ReadIndex { id: ReadId(1) }) };
+    let refused = Refused::Witness { peer: own };
+    assert_eq!(raft.step(read, &[]), Err(StepError::ReadRefused { from: PeerId(1), refused }));
+}
+
+#[test]
+fn full_members_and_witnesses_are_told_apart() {
+    let mut raft = member(plain(), with_witnesses(2, 1));
+    let append = Body::Append { prev: id(0, 0), last: Index(0), commit: Index(0), payloads: Payloads::Stripped };
+    let wrong = StepError::WrongPayloads { from: PeerId(2), witness: false };
+    assert_eq!(raft.step(from(2, 1, append), &[]), Err(wrong));
+    let at = id(1, 5);
+    let snapshot = from(2, 1, Body::Snapshot { at, payloads: Payloads::Stripped });
+    assert_eq!(raft.step_snapshot(snapshot, at, &with_witnesses(2, 1).conf), Err(wrong));
+    assert_eq!((raft.term(), raft.last_index()), (Term(0), Index(0)));
+
+    let open = |id: u64, witness: bool| {
+        let config = Config { witness, id: PeerId(id), ..plain() };
+        Raft::new(config, with_witnesses(2, 1)).map(|raft| raft.id().0)
+    };
+    assert_eq!((open(1, false), open(3, true)), (Ok(1), Ok(3)));
+    assert_eq!(open(1, true), Err(OpenError::Witness { configured: true }));
+    assert_eq!(open(3, false), Err(OpenError::Witness { configured: false }));
+    assert_eq!((open(4, false), open(4, true)), (Ok(4), Ok(4)), "whoever is no member may become either");
+}
+
+#[test]
+fn a_witness_is_never_handed_leadership() {
+    let mut raft = leader_of(with_witnesses(2, 1), Config { check_quorum: true, ..plain() });
+    turn(&mut raft);
+    for peer in [2, 3] {
+        raft.step(from(peer, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    }
+    turn(&mut raft);
+    assert_eq!(raft.transfer_leader(PeerId(3)), Err(Refused::Witness { peer: PeerId(3) }));
+    // The disk hangs, and the other full member could go on with the witness, which has only what this disk has.
+    propose(&mut raft, 1);
+    let (now, _) = begin(&mut raft);
+    assert_eq!((appends(&now, 2), appends(&now, 3)), (vec![(1, 2)], vec![]));
+    assert_eq!(heartbeats(&mut raft, 12), []);
+    assert_eq!(raft.role(), Role::Leader, "nobody could do better");
+    raft.step(from(2, 1, Body::AppendAck { index: Index(2) }), &[]).unwrap();
+    assert_eq!(heartbeats(&mut raft, 1), [2]);
+    // Without another full voter there is nobody.
+    let mut raft = leader_of(with_witnesses(1, 2), Config { check_quorum: true, ..plain() });
+    begin(&mut raft);
+    assert_eq!(heartbeats(&mut raft, 50), []);
+    assert_eq!(raft.role(), Role::Leader);
+}
+
+#[test]
+fn changes_that_would_not_fit_are_refused_when_they_are_proposed() {
+    use ringraft_raft::ConfChangeError as Error;
+    let mut raft = leader_of(with_witnesses(2, 1), plain());
+    while raft.has_ready() {
+        turn(&mut raft);
+        raft.step(from(2, 1, Body::AppendAck { index: raft.last_index() }), &[]).unwrap();
+    }
+    let mut propose = |ops: &[ConfChangeOp]| {
+        let change = ConfChange { ops: ops.to_vec(), ..ConfChange::default() };
+        raft.propose_conf_change(&change, 9)
+    };
+    let (two, three) = (PeerId(2), PeerId(3));
+    let refused = |error| Err(Refused::ConfChange { error });
+    assert_eq!(propose(&[ConfChangeOp::AddVoter(three)]), refused(Error::KindChanged(three)));
+    assert_eq!(propose(&[ConfChangeOp::AddWitness(two)]), refused(Error::KindChanged(two)));
+    let all = [1, 2, 3].map(|id| ConfChangeOp::Remove(PeerId(id)));
+    assert_eq!(propose(&all[..2]), refused(Error::OnlyWitnesses));
+    assert_eq!(propose(&all), refused(Error::NoVoters));
+    assert!(matches!(propose(&all[1..2]), Ok(Proposed::Appended(_))));
+    assert!(matches!(propose(&all[1..2]), Err(Refused::ConfChangePending { .. })));
+}
+
+#[test]
+fn a_group_is_founded_by_its_first_entries() {
+    let founders = [1, 2, 3].map(|id| ConfChangeOp::AddVoter(PeerId(id)));
+    let empty = || MemLog::new(ConfState::default());
+    let etcd = |async_storage_writes| Compat::Etcd { async_storage_writes };
+    for compat in [Compat::Off, etcd(false), etcd(true)] {
+        let mut raft = member(Config { compat, ..plain() }, empty());
+        let founded = raft.bootstrap(&founders).unwrap();
+        let expected: Vec<_> = (1..).map(|index| id(1, index)).zip(founders.map(ConfChange::simple)).collect();
+        assert_eq!(founded, expected);
+        assert_eq!(raft.conf_state(), &voters(3));
+        let status = raft.status();
+        assert_eq!(
+            (status.term, status.role, status.commit, status.applied),
+            (Term(1), Role::Follower, Index(3), Index(0))
+        );
+        assert_eq!(raft.meta(Index(2)).unwrap(), EntryMeta { term: Term(1), kind: EntryKind::ConfChange, size: 10 });
+        let mut ready = Ready::default();
+        raft.ready(&mut ready);
+        let append = ready.append.as_ref().expect("a write");
+        let hard = HardState { term: Term(1), vote: PeerId::ZERO, commit: Index(3) };
+        assert_eq!((append.hard_state, append.entries), (Some(hard), (Index(0), Index(3))));
+        // Not before they are durable, unless the shell makes them so before it applies anything.
+        let at_once = if compat == etcd(false) { 3 } else { 0 };
+        assert_eq!(ready.committed, (Index(0), Index(at_once)), "{compat:?}");
+        if compat != Compat::Off {
+            continue;
+        }
+        let metas: Vec<_> = (1..=3).map(|at| raft.meta(Index(at)).unwrap()).collect();
+        raft.storage_mut().entries.extend(metas);
+        raft.synced(ready.append.as_ref().unwrap().ticket);
+        raft.ready(&mut ready);
+        assert_eq!(ready.committed, (Index(0), Index(3)));
+        for (_, change) in founded {
+            assert_eq!(raft.apply_conf_change(&change), Ok(voters(3)), "nothing new");
+        }
+        raft.applied(Index(3));
+        raft.campaign();
+        assert_eq!(raft.role(), Role::Candidate);
+    }
+    // Others encode changes in other ways.
+    let mut raft = member(plain(), empty());
+    raft.bootstrap_as(&founders, |_| 33).unwrap();
+    assert_eq!(raft.meta(Index(3)).unwrap().size, 33);
+    // Once only, on an empty log, and with somebody who can lead.
+    assert_eq!(raft.bootstrap(&founders), Err(OpenError::NotEmpty { last: id(1, 3) }));
+    let refused = |log: MemLog, config: Config, founders: &[ConfChangeOp]| {
+        let mut raft = member(config, log);
+        let (before, result) = (raft.status(), raft.bootstrap(founders));
+        assert_eq!((raft.status(), raft.has_ready()), (before, false), "nothing is done");
+        result.unwrap_err()
+    };
+    use ringraft_raft::ConfChangeError as Error;
+    let (one, last) = (&founders[..1], id(0, 0));
+    assert_eq!(refused(log_of(&[], 0), plain(), one), OpenError::NotEmpty { last });
+    let hard = HardState { term: Term(4), ..HardState::default() };
+    assert_eq!(refused(MemLog { hard, ..empty() }, plain(), one), OpenError::NotEmpty { last });
+    assert_eq!(refused(empty(), plain(), &[]), OpenError::NoFounders);
+    let (nobody, witness) = (ConfChangeOp::AddVoter(PeerId(0)), ConfChangeOp::AddWitness(PeerId(3)));
+    assert_eq!(refused(empty(), plain(), &[nobody]), OpenError::Membership(Error::NoVoters));
+    assert_eq!(refused(empty(), plain(), &[witness]), OpenError::Membership(Error::OnlyWitnesses));
+    let config = Config { id: PeerId(3), ..plain() };
+    assert_eq!(refused(empty(), config.clone(), &[founders[0], witness]), OpenError::Witness { configured: false });
+    let mut raft = member(Config { witness: true, ..config }, empty());
+    raft.bootstrap(&[founders[0], founders[1], witness]).unwrap();
+    assert_eq!(raft.conf_state(), &with_witnesses(2, 1).conf);
+}
+
+#[test]
+fn one_probe_at_a_time() {
+    let mut raft = settled_leader(plain());
+    raft.report_unreachable(PeerId(2));
+    let probes = |raft: &mut Raft<MemLog>| {
+        let (now, _) = turn(raft);
+        appends(&now, 2)
+    };
+    // Each commit would be told in an append of its own.
+    let mut sent = Vec::new();
+    for _ in 0..5 {
+        raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+        sent.append(&mut probes(&mut raft));
+        propose(&mut raft, 1);
+        turn(&mut raft);
+        raft.step(from(3, 1, Body::AppendAck { index: raft.last_index() }), &[]).unwrap();
+        sent.append(&mut probes(&mut raft));
+        assert!(raft.progress(PeerId(2)).unwrap().is_paused());
+    }
+    assert_eq!(sent, [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5)], "one per answered heartbeat");
+    // The first answer is enough.
+    raft.step(from(2, 1, Body::AppendAck { index: Index(1) }), &[]).unwrap();
+    assert_eq!(probes(&mut raft), [(1, 6)]);
+    // And a refusal, as well.
+    raft.report_unreachable(PeerId(2));
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    assert_eq!(probes(&mut raft), [(1, 6)]);
+    raft.step(from(2, 1, Body::AppendReject { rejected: Index(1), hint: id(0, 0) }), &[]).unwrap();
+    assert_eq!(probes(&mut raft), [(0, 6)]);
+}
+
+#[test]
+fn the_shell_says_how_much_a_peer_gets() {
+    let mut raft = settled_leader(Config { message_size_max: 32, ..plain() });
+    let sent = |raft: &mut Raft<MemLog>| {
+        let (now, _) = turn(raft);
+        (appends(&now, 2), appends(&now, 3).len())
+    };
+    raft.set_peer_window(PeerId(2), 0, 0);
+    propose(&mut raft, 5);
+    assert_eq!(sent(&mut raft), (vec![], 5), "closed for one, open for the other");
+    raft.step(from(3, 1, Body::AppendAck { index: Index(6) }), &[]).unwrap();
+    assert_eq!((raft.commit(), sent(&mut raft).0), (Index(6), vec![]));
+    // It hears what is committed, with the answers to heartbeats, and nothing else.
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    assert_eq!(sent(&mut raft), (vec![(1, 1)], 0));
+    // Opened for two messages, and for one more of two.
+    raft.set_peer_window(PeerId(2), 2, 0);
+    assert_eq!(sent(&mut raft), (vec![(1, 2), (2, 3)], 0));
+    raft.set_peer_window(PeerId(2), 4, 96);
+    assert_eq!(sent(&mut raft), (vec![(3, 4)], 0));
+    raft.step(from(2, 1, Body::AppendAck { index: Index(4) }), &[]).unwrap();
+    assert_eq!(sent(&mut raft), (vec![(4, 5), (5, 6)], 0));
+    // Closed while it is probed: the probe carries nothing.
+    raft.set_peer_window(PeerId(2), 0, 0);
+    raft.report_unreachable(PeerId(2));
+    raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+    assert_eq!(sent(&mut raft), (vec![(4, 4)], 0));
+    raft.step(from(2, 1, Body::AppendAck { index: Index(4) }), &[]).unwrap();
+    assert_eq!(sent(&mut raft), (vec![], 0));
+    raft.set_peer_window(PeerId(2), 256, 0);
+    assert_eq!(sent(&mut raft), (vec![(4, 5), (5, 6)], 0));
+    // Of strangers nothing is kept.
+    raft.set_peer_window(PeerId(9), 1, 1);
+}
+
+#[test]
+fn a_joint_membership_is_left_though_nothing_is_applied() {
+    let mut raft = settled_leader(plain());
+    let change = ConfChange { transition: Transition::JointImplicit, ..ConfChange::default() };
+    let change = ConfChange { ops: vec![ConfChangeOp::AddLearner(PeerId(4))], ..change };
+    raft.propose_conf_change(&change, 10).unwrap();
+    turn(&mut raft);
+    raft.step(from(2, 1, Body::AppendAck { index: Index(2) }), &[]).unwrap();
+    // Leadership is being handed over when the change is applied: the leaving waits.
+    raft.transfer_leader(PeerId(3)).unwrap();
+    raft.apply_conf_change(&change).unwrap();
+    turn(&mut raft);
+    assert_eq!((raft.applied_index(), raft.last_index()), (Index(2), Index(2)));
+    let until = raft.ticks_until_due();
+    (0..10).for_each(|_| raft.tick());
+    assert!(until <= 10);
+    assert_eq!(raft.last_index(), Index(3), "and is tried again when the transfer has ended");
+    assert_eq!(raft.meta(Index(3)).unwrap().kind, EntryKind::ConfChangeV2);
+}
+
+#[test]
+fn a_target_that_does_not_know_of_its_vote_yet_is_told_again() {
+    // Member 3 is a learner by what it has applied, and a voter by its log.
+    let conf = ConfState { voters: vec![OWN, PeerId(2)], learners: vec![PeerId(3)], ..ConfState::default() };
+    let log = MemLog { conf, ..log_of(&[1, 1], 1) };
+    let mut raft = member(Config { id: PeerId(3), ..plain() }, log);
+    let told = |raft: &mut Raft<MemLog>, body| raft.step(Message { to: PeerId(3), ..from(1, 1, body) }, &[]).unwrap();
+    told(&mut raft, Body::TimeoutNow);
+    assert_eq!(raft.role(), Role::Follower, "it may not ask for votes");
+    told(&mut raft, Body::Heartbeat { commit: Index(2), read: 0 });
+    told(&mut raft, Body::TimeoutNow);
+    assert_eq!(raft.role(), Role::Follower, "it might be a voter, but has not applied it");
+    let mut ready = Ready::default();
+    raft.ready(&mut ready);
+    assert_eq!(ready.committed.1, Index(2));
+    raft.apply_conf_change(&ConfChange::simple(ConfChangeOp::AddVoter(PeerId(3)))).unwrap();
+    raft.applied(Index(2));
+    told(&mut raft, Body::TimeoutNow);
+    assert_eq!((raft.role(), raft.term()), (Role::Candidate, Term(2)));
+    // The leader says so with every heartbeat that is answered, until somebody takes over.
+    let mut raft = settled_leader(plain());
+    raft.transfer_leader(PeerId(2)).unwrap();
+    assert_eq!(told_to_take_over(&mut raft), [2]);
+    for _ in 0..3 {
+        raft.step(from(2, 1, Body::HeartbeatReply { read: 0 }), &[]).unwrap();
+        assert_eq!(told_to_take_over(&mut raft), [2]);
+    }
+}
+
+/// The table in the crate's docs is only worth something while it is true.
+#[test]
+fn the_docs_name_tests_that_exist() {
+    let docs = include_str!("../src/lib.rs");
+    let rows: Vec<_> = docs.lines().filter(|line| line.starts_with("//! | ") && !line.contains("complaint")).collect();
+    assert_eq!(rows.len(), 12);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for row in rows {
+        let shown_by = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        for name in shown_by.split(',').map(|name| name.trim().trim_matches('`')) {
+            let Some((file, test)) = name.split_once("::") else {
+                assert!(root.join("testdata").join(name).exists(), "no script {name}");
+                continue;
+            };
+            let paths = [format!("tests/{file}.rs"), format!("tests/{file}/main.rs")];
+            let text = paths.iter().find_map(|path| std::fs::read_to_string(root.join(path)).ok());
+            assert!(text.is_some_and(|text| text.contains(&format!("#[test]\nfn {test}()"))), "no test {name}");
+        }
+    }
 }

@@ -3,7 +3,8 @@
 mod support;
 
 use ringraft_raft::{
-    Body, ConfState, Config, EntryId, EntryKind, EntryMeta, Index, Message, PeerId, Raft, ReadId, Ready, Storage, Term,
+    Body, ConfState, Config, EntryId, EntryKind, EntryMeta, Index, Message, Payloads, PeerId, Raft, ReadId, Ready,
+    Storage, Term,
 };
 use support::Dice;
 use support::log::MemLog;
@@ -28,6 +29,11 @@ fn index(dice: &mut Dice, raft: &Raft<MemLog>) -> Index {
     }
 }
 
+/// Mostly what it takes.
+fn payloads(dice: &mut Dice, raft: &Raft<MemLog>) -> Payloads {
+    if raft.config().witness != dice.one_in(30) { Payloads::Stripped } else { Payloads::All }
+}
+
 fn id(dice: &mut Dice, raft: &Raft<MemLog>) -> EntryId {
     let index = index(dice, raft);
     let term = match raft.entry_term(index) {
@@ -45,7 +51,7 @@ fn message(dice: &mut Dice, raft: &Raft<MemLog>) -> (Message, Vec<EntryMeta>) {
         _ => raft.term(),
     };
     let granted = dice.one_in(2);
-    let body = match dice.below(18) {
+    let body = match dice.below(19) {
         0..5 => {
             let prev = id(dice, raft);
             let mut one = EntryMeta { term: prev.term, ..EntryMeta::default() };
@@ -57,6 +63,9 @@ fn message(dice: &mut Dice, raft: &Raft<MemLog>) -> (Message, Vec<EntryMeta>) {
                 }
                 one.kind = if dice.one_in(5) { EntryKind::ConfChangeV2 } else { EntryKind::Normal };
                 one.size = u32::try_from(number(dice) & 0xffff_ffff).unwrap();
+                if raft.config().witness && !dice.one_in(30) {
+                    one = one.stripped();
+                }
                 entries.push(one);
             }
             let last = if dice.one_in(20) {
@@ -64,7 +73,7 @@ fn message(dice: &mut Dice, raft: &Raft<MemLog>) -> (Message, Vec<EntryMeta>) {
             } else {
                 Index(prev.index.0.saturating_add(entries.len() as u64))
             };
-            Body::Append { prev, last, commit: index(dice, raft) }
+            Body::Append { prev, last, commit: index(dice, raft), payloads: payloads(dice, raft) }
         }
         5 => Body::AppendAck { index: index(dice, raft) },
         6 => Body::AppendReject { rejected: index(dice, raft), hint: id(dice, raft) },
@@ -74,13 +83,15 @@ fn message(dice: &mut Dice, raft: &Raft<MemLog>) -> (Message, Vec<EntryMeta>) {
         10 => Body::PreVoteReply { granted },
         11 => Body::Heartbeat { commit: index(dice, raft), read: number(dice) },
         12 => Body::HeartbeatReply { read: number(dice) },
-        13 => Body::Snapshot { at: id(dice, raft) },
+        13 => Body::Snapshot { at: id(dice, raft), payloads: payloads(dice, raft) },
         14 => Body::ReadIndex { id: ReadId(number(dice)) },
         15 => Body::ReadIndexReply { id: ReadId(number(dice)), index: index(dice, raft) },
-        16 => Body::TransferLeader { target: PeerId(number(dice)) },
+        16 => Body::ReadIndexReject { id: ReadId(number(dice)), busy: granted },
+        17 => Body::TransferLeader { target: PeerId(number(dice)) },
         _ => Body::TimeoutNow,
     };
-    let term = if matches!(body, Body::ReadIndex { .. }) && !dice.one_in(4) { Term::ZERO } else { term };
+    let timeless = matches!(body, Body::ReadIndex { .. } | Body::ReadIndexReject { .. });
+    let term = if timeless && !dice.one_in(4) { Term::ZERO } else { term };
     let to = if dice.one_in(30) { PeerId(number(dice)) } else { raft.id() };
     // Whoever speaks as us speaks through us: only the transport could let that in.
     let from = PeerId(2 + number(dice) % 4);
@@ -89,14 +100,16 @@ fn message(dice: &mut Dice, raft: &Raft<MemLog>) -> (Message, Vec<EntryMeta>) {
 
 fn conf(dice: &mut Dice) -> ConfState {
     let list = |dice: &mut Dice| (0..dice.below(3)).map(|_| PeerId(number(dice))).collect::<Vec<_>>();
-    match dice.below(3) {
+    match dice.below(4) {
         0 => ConfState {
             voters: list(dice),
             voters_outgoing: list(dice),
             learners: list(dice),
             learners_next: list(dice),
+            witnesses: list(dice),
             auto_leave: dice.one_in(2),
         },
+        1 => ConfState { witnesses: vec![PeerId(1 + number(dice) % 3)], ..voters(3) },
         _ => voters(3),
     }
 }
@@ -142,13 +155,19 @@ fn nothing_a_peer_says_panics() {
         let result = std::panic::catch_unwind(|| {
             let mut dice = Dice(seed);
             let config = Config {
+                witness: dice.one_in(6),
                 pre_vote: dice.one_in(2),
                 check_quorum: dice.one_in(2),
                 inflight_count_max: 1 + dice.below(3),
                 message_size_max: 100,
                 ..Config::new(PeerId(1))
             };
-            let mut raft = Raft::new(config, MemLog::new(voters(3))).unwrap();
+            let witnesses = match (config.witness, dice.below(3)) {
+                (true, _) => vec![PeerId(1)],
+                (false, 0) => vec![PeerId(3)],
+                _ => Vec::new(),
+            };
+            let mut raft = Raft::new(config, MemLog::new(ConfState { witnesses, ..voters(3) })).unwrap();
             let mut ready = Ready::default();
             let (mut roles, mut taken, mut refused) = ([0_usize; 4], 0, 0);
             for _ in 0..400 {

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use ringraft_raft::{
-    Body, ConfChange, ConfChangeOp, Config, EntryKind, Index, Message, PeerId, Proposed, ReadId, ReadPolicy, Ready,
-    Storage, Transition,
+    Body, ConfChange, ConfChangeOp, ConfState, Config, EntryKind, Index, Message, Payloads, PeerId, Proposed, ReadId,
+    ReadPolicy, Ready, SteppedDown, Storage, Transition,
 };
 use support::node::{Disk, Node, Packet, Payload};
 use support::script::{self, Directive};
@@ -31,6 +31,7 @@ impl Scene {
         let first = ids.first().copied().unwrap_or(0);
         match directive.command.as_str() {
             "add-nodes" => self.add_nodes(first, directive),
+            "bootstrap" => return self.bootstrap(&ids, directive),
             "campaign" => self.node(first).raft.campaign(),
             "tick" => (0..directive.value("n").unwrap_or(1)).for_each(|_| self.node(first).raft.tick()),
             "propose" => return self.propose(first, u32::try_from(ids[1]).unwrap()),
@@ -65,19 +66,24 @@ impl Scene {
 
     fn add_nodes(&mut self, count: u64, directive: &Directive) {
         let list = |key: &str| directive.numbers(key).into_iter().map(PeerId).collect::<Vec<_>>();
-        let mut disk = Disk::default();
-        disk.log.conf.voters = list("voters");
-        disk.log.conf.learners = list("learners");
-        disk.image.conf = disk.log.conf.clone();
+        let conf = ConfState {
+            voters: list("voters"),
+            learners: list("learners"),
+            witnesses: list("witnesses"),
+            ..ConfState::default()
+        };
+        let disk = Disk::new(conf.clone());
         for _ in 0..count {
             let id = PeerId(self.nodes.len() as u64 + 1);
             let flag = |key: &str, default: bool| directive.value(key).unwrap_or(default);
+            let witness = conf.is_witness(id) || flag("witness", false);
             let read_policy = if flag("lease", false) { ReadPolicy::Lease } else { ReadPolicy::Quorum };
             let mut config = Config {
                 election_ticks: 3,
                 pre_vote: flag("pre-vote", false),
                 check_quorum: flag("check-quorum", false),
                 forward_proposals: flag("forward", true),
+                witness,
                 read_policy,
                 ..Config::new(id)
             };
@@ -104,16 +110,24 @@ impl Scene {
         }
     }
 
-    fn propose_conf_change(&mut self, id: u64, directive: &Directive) -> String {
-        let op = |word: &str| {
-            let peer = PeerId(word[1..].parse().unwrap());
-            match &word[..1] {
-                "v" => ConfChangeOp::AddVoter(peer),
-                "l" => ConfChangeOp::AddLearner(peer),
-                "r" => ConfChangeOp::Remove(peer),
-                _ => ConfChangeOp::Update(peer),
+    fn bootstrap(&mut self, ids: &[u64], directive: &Directive) -> String {
+        let founders: Vec<_> = directive.input.split_whitespace().map(op).collect();
+        let payloads: Vec<_> = founders.iter().map(|_| self.payload()).collect();
+        let mut text = String::new();
+        for id in ids {
+            match self.node(*id).bootstrap(&founders, &payloads) {
+                Ok(founded) => {
+                    let last = founded.last().expect("somebody").0;
+                    self.changes.extend(payloads.iter().copied().zip(founded.into_iter().map(|(_, change)| change)));
+                    writeln!(text, "{id} founds the group up to {last}").unwrap();
+                }
+                Err(error) => writeln!(text, "{id}: {error}").unwrap(),
             }
-        };
+        }
+        text
+    }
+
+    fn propose_conf_change(&mut self, id: u64, directive: &Directive) -> String {
         let transition = match directive.value::<String>("transition").as_deref() {
             Some("implicit") => Transition::JointImplicit,
             Some("explicit") => Transition::JointExplicit,
@@ -134,7 +148,7 @@ impl Scene {
             return "nothing ready".into();
         }
         let mut packets = Vec::new();
-        let ready = self.node(id).take_ready(&mut packets);
+        let ready = self.node(id).show_ready(&mut packets);
         let text = show_ready(&ready, &packets);
         self.network.append(&mut packets);
         text
@@ -256,6 +270,7 @@ impl Scene {
             write!(text, "{peer}: {:?} match={} next={}", one.state, one.matched, one.next).unwrap();
             let flags = [
                 (one.learner, " learner"),
+                (one.witness, " witness"),
                 (one.is_paused(), " paused"),
                 (!one.recently_active, " inactive"),
                 (one.inflights.is_full(), " full"),
@@ -273,15 +288,27 @@ impl Scene {
     }
 }
 
+/// `v1`, `l2`, `r3`, `u4`, `w5`.
+fn op(word: &str) -> ConfChangeOp {
+    let peer = PeerId(word[1..].parse().unwrap());
+    match &word[..1] {
+        "v" => ConfChangeOp::AddVoter(peer),
+        "l" => ConfChangeOp::AddLearner(peer),
+        "r" => ConfChangeOp::Remove(peer),
+        "w" => ConfChangeOp::AddWitness(peer),
+        _ => ConfChangeOp::Update(peer),
+    }
+}
+
 fn shown<E: std::fmt::Display>(result: Result<(), E>) -> String {
     result.map_or_else(|refused| format!("refused: {refused}"), |()| "ok".into())
 }
 
-fn show_conf(conf: &ringraft_raft::ConfState) -> String {
+fn show_conf(conf: &ConfState) -> String {
     let list = |ids: &[PeerId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let mut text = format!("voters=({})", list(&conf.voters));
-    let rest = [("outgoing", &conf.voters_outgoing), ("learners", &conf.learners), ("next", &conf.learners_next)];
-    for (name, ids) in rest.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+    let names = ["voters", "outgoing", "learners", "next", "witnesses"];
+    for (name, ids) in names.into_iter().zip(conf.lists()).skip(1).filter(|(_, ids)| !ids.is_empty()) {
         write!(text, " {name}=({})", list(ids)).unwrap();
     }
     text + if conf.auto_leave { " auto-leave" } else { "" }
@@ -320,6 +347,15 @@ fn show_ready(ready: &Ready, packets: &[Packet]) -> String {
     for read in &ready.reads {
         writeln!(text, "read {} at {}", read.id, read.index).unwrap();
     }
+    for (id, refused) in &ready.reads_lost {
+        writeln!(text, "read {id} is lost: {refused}").unwrap();
+    }
+    if let Some(SteppedDown { term, unsettled: (after, upto) }) = ready.stepped_down {
+        writeln!(text, "stepped down in term {term}, entries after {after} up to {upto} unsettled").unwrap();
+    }
+    for ended in &ready.transfers_ended {
+        writeln!(text, "transfer to {} ended: {:?}", ended.target, ended.how).unwrap();
+    }
     for packet in packets {
         writeln!(text, "send {}", show(packet)).unwrap();
     }
@@ -334,10 +370,16 @@ fn show(packet: &Packet) -> String {
     text
 }
 
+fn stripped(payloads: Payloads) -> &'static str {
+    if payloads == Payloads::Stripped { " stripped" } else { "" }
+}
+
 fn show_message(message: &Message) -> String {
     let Message { from, to, term, body } = message;
     let body = match body {
-        Body::Append { prev, last, commit } => format!("Append after={prev} last={last} commit={commit}"),
+        Body::Append { prev, last, commit, payloads } => {
+            format!("Append after={prev} last={last} commit={commit}{}", stripped(*payloads))
+        }
         Body::AppendAck { index } => format!("AppendAck {index}"),
         Body::AppendReject { rejected, hint } => format!("AppendReject {rejected} hint={hint}"),
         Body::Vote { last, transfer } => format!("Vote last={last}{}", if *transfer { " transfer" } else { "" }),
@@ -346,9 +388,10 @@ fn show_message(message: &Message) -> String {
         Body::PreVoteReply { granted } => format!("PreVoteReply {}", if *granted { "yes" } else { "no" }),
         Body::Heartbeat { commit, read } => format!("Heartbeat commit={commit} read={read}"),
         Body::HeartbeatReply { read } => format!("HeartbeatReply read={read}"),
-        Body::Snapshot { at } => format!("Snapshot at={at}"),
+        Body::Snapshot { at, payloads } => format!("Snapshot at={at}{}", stripped(*payloads)),
         Body::ReadIndex { id } => format!("ReadIndex {id}"),
         Body::ReadIndexReply { id, index } => format!("ReadIndexReply {id} index={index}"),
+        Body::ReadIndexReject { id, busy } => format!("ReadIndexReject {id}{}", if *busy { " busy" } else { "" }),
         Body::TransferLeader { target } => format!("TransferLeader {target}"),
         Body::TimeoutNow => "TimeoutNow".into(),
     };

@@ -42,7 +42,7 @@ pub struct BenchConfig {
 pub enum BenchError {
     /// No io_uring.
     #[error(transparent)]
-    Uring(#[from] ringraft_io::uring::UringError),
+    Start(#[from] ringraft_io::WorldError),
     /// The ring failed while running.
     #[error("the io ring has failed: {0}")]
     World(std::io::Error),

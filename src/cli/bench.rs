@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::local::LocalCluster;
 use super::{Failure, print};
-use crate::bench::cluster::{Cluster, ClusterConfig, RunDir};
+use crate::bench::cluster::RunDir;
 use crate::bench::{self, BenchConfig, VALUE_SIZE_MIN};
 use crate::config::units::parse_duration;
 use crate::protocol::VALUE_SIZE_MAX;
@@ -17,18 +18,6 @@ pub(crate) struct Arguments {
     /// depends on the disk under the current directory.
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     endpoints: Vec<String>,
-
-    /// Nodes to start (without --endpoints).
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
-    nodes: u64,
-
-    /// Shards of each node started: threads, each with a ring and a log of its own.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    shards: u16,
-
-    /// Raft groups of the nodes started; keys are spread over them.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    groups: u64,
 
     /// Closed-loop clients: each has one request outstanding.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -57,6 +46,9 @@ pub(crate) struct Arguments {
     /// Write the result as JSON to FILE ("-": to standard output instead of the text).
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    #[command(flatten, next_help_heading = "The cluster that is started without --endpoints")]
+    cluster: LocalCluster,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -74,14 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let endpoints = if arguments.endpoints.is_empty() {
         run_dir = RunDir::create(&std::env::current_dir()?, &format!("ringraft-bench-{}", std::process::id()))?;
         super::dev::end_with_signal(run_dir.path().to_owned())?;
-        cluster = Cluster::start(ClusterConfig {
-            program: std::env::current_exe()?,
-            dir: run_dir.path().to_owned(),
-            nodes: arguments.nodes,
-            shards: arguments.shards,
-            groups: arguments.groups,
-            flags: Vec::new(),
-        })?;
+        cluster = arguments.cluster.start(run_dir.path())?;
         cluster.endpoints()
     } else {
         arguments.endpoints.clone()

@@ -6,22 +6,14 @@ use std::process::ExitCode;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::local::LocalCluster;
 use super::{Failure, print};
-use crate::bench::cluster::{Cluster, ClusterConfig, RunDir};
+use crate::bench::cluster::RunDir;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// How many nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
-    nodes: u64,
-
-    /// Shards of each node.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    shards: u16,
-
-    /// Raft groups.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    groups: u64,
+    #[command(flatten)]
+    cluster: LocalCluster,
 
     /// Keep the data here (created if missing). Without it, a directory made in the current one and removed at the end.
     #[arg(long, value_name = "DIR")]
@@ -38,18 +30,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None => Some(RunDir::create(&std::env::current_dir()?, &format!("ringraft-dev-{}", std::process::id()))?),
     };
     let dir = temporary.as_ref().map_or_else(|| arguments.dir.clone().unwrap_or_default(), |dir| dir.path().to_owned());
-    let cluster = Cluster::start(ClusterConfig {
-        program: std::env::current_exe()?,
-        dir: dir.clone(),
-        nodes: arguments.nodes,
-        shards: arguments.shards,
-        groups: arguments.groups,
-        flags: Vec::new(),
-    })?;
+    let cluster = arguments.cluster.start(&dir)?;
     let endpoints = cluster.endpoints().join(",");
     print(format!(
         "{} nodes, data in {}\nendpoints {endpoints}\ntry: ringraft put --endpoints {endpoints} hello world\n",
-        arguments.nodes,
+        arguments.cluster.nodes,
         dir.display()
     ))?;
     // Runs until interrupted; the nodes and a temporary directory go with this scope.

@@ -2,7 +2,9 @@
 
 mod bench;
 mod dev;
+mod etcd_follow;
 mod kv;
+mod local;
 mod log;
 mod serve;
 
@@ -39,6 +41,7 @@ enum Command {
     Dev(dev::Arguments),
     /// Look at a node's log: check, stats, dump. Also while the node runs.
     Log(log::Arguments),
+    EtcdFollow(etcd_follow::Arguments),
 }
 
 /// What ends a command early: one line for a person.
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
+        Command::EtcdFollow(arguments) => etcd_follow::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -96,6 +96,7 @@ fn node_config(config: &ServeConfig) -> NodeConfig {
     node.tick = config.tick;
     node.heartbeat_ticks = config.heartbeat_ticks;
     node.election_ticks = config.election_ticks;
+    node.priority = config.priority;
     node.segment_size = config.segment_size;
     node.snapshot_every = config.snapshot_every;
     node.snapshot_keep = config.snapshot_keep;

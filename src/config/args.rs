@@ -77,6 +77,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TICKS")]
     pub election_ticks: Option<String>,
 
+    /// How soon this node asks to lead when there is no leader, from 4 (at once) to 1: each step down is another
+    /// election-ticks of waiting, so that a node of a higher number that is up to date usually leads. 0: it never asks,
+    /// and leads only if a leader hands over to it; while no other node is up to date, nobody leads. Nobody is
+    /// deposed for it: leadership moves when a leader is lost. [env: RINGRAFT_PRIORITY] [default: 4]
+    #[arg(long, value_name = "0-4")]
+    pub priority: Option<String>,
+
     /// Size of a log file; a multiple of 4KiB, from 4MiB to 4GiB. [env: RINGRAFT_SEGMENT_SIZE] [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     pub segment_size: Option<String>,
@@ -131,6 +138,7 @@ impl ServeArgs {
             "tick" => &self.tick,
             "heartbeat-ticks" => &self.heartbeat_ticks,
             "election-ticks" => &self.election_ticks,
+            "priority" => &self.priority,
             "segment-size" => &self.segment_size,
             "snapshot-every" => &self.snapshot_every,
             "snapshot-keep" => &self.snapshot_keep,

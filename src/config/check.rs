@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringraft_raft::PRIORITY_MAX;
+
 use super::units::{format_duration, format_size, parse_duration, parse_size};
 use super::{ConfigError, PeerAddress, SEGMENT_ALIGN, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, ServeConfig, Setting};
 
@@ -50,6 +52,7 @@ pub(super) fn build(settings: Vec<Setting>) -> Result<ServeConfig, ConfigError> 
         tick,
         heartbeat_ticks,
         election_ticks,
+        priority: written.number("priority", 0..=PRIORITY_MAX)?,
         segment_size,
         snapshot_every: written.number("snapshot-every", 100..=1 << 40)?,
         snapshot_keep: written.number("snapshot-keep", 0..=1 << 40)?,

@@ -22,7 +22,7 @@ fn defaults_stand() {
     assert_eq!(config.peers, [PeerAddress { id: 1, address: "127.0.0.1:7101".into() }]);
     assert_eq!(config.advertise_peer, "127.0.0.1:7101");
     assert_eq!((config.tick, config.heartbeat_ticks, config.election_ticks), (Duration::from_millis(100), 1, 10));
-    assert_eq!(config.segment_size, 64 << 20);
+    assert_eq!((config.priority, config.segment_size), (4, 64 << 20));
     assert_eq!(config.wal_root(), Path::new("ringraft-data"));
     assert!(config.shards >= 1);
     assert!(config.settings.iter().all(|setting| setting.source == Source::Default));
@@ -133,6 +133,7 @@ fn each_rule_is_held() {
         (&[("heartbeat-ticks", "0")], "heartbeat-ticks = '0' (flag --heartbeat-ticks): must be a whole"),
         (&[("heartbeat-ticks", "6")], "election-ticks = '10' (default): is less than twice heartbeat-ticks (6); set"),
         (&[("election-ticks", "1")], "election-ticks = '1' (flag --election-ticks): must be a whole number from 2"),
+        (&[("priority", "5")], "priority = '5' (flag --priority): must be a whole number from 0 to 4"),
         (
             &[("segment-size", "1MiB")],
             "segment-size = '1MiB' (flag --segment-size): is out of bounds; choose from 4MiB",
@@ -155,6 +156,7 @@ fn each_rule_is_held() {
         &[two, ("advertise-peer", "a:1"), ("listen-peer", "0.0.0.0:1")],
         &[("listen-peer", "127.0.0.1:0"), ("listen-client", "127.0.0.1:0")],
         &[("shards", "4"), ("wal-dir", "/wal")],
+        &[("priority", "0")],
     ] {
         flags(list).unwrap();
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringraft_io::ShardNo;
-use ringraft_raft::{GroupId, PeerId, record};
+use ringraft_raft::{GroupId, PRIORITY_MAX, PeerId, record};
 
 use crate::protocol::COMMAND_SIZE_MAX;
 
@@ -35,6 +35,9 @@ pub struct NodeConfig {
     pub heartbeat_ticks: u32,
     /// Ticks without a leader before an election, at the least.
     pub election_ticks: u32,
+    /// How soon this node asks to lead when a leader is lost, from [`PRIORITY_MAX`] (first) to 1; 0: never by itself.
+    /// See [`ringraft_raft::Config::priority`].
+    pub priority: u8,
     /// How long a client's request may wait before it is answered as uncertain.
     pub request_timeout: Duration,
     /// Most requests that wait at one shard.
@@ -79,6 +82,7 @@ impl NodeConfig {
             tick: Duration::from_millis(100),
             heartbeat_ticks: 1,
             election_ticks: 10,
+            priority: PRIORITY_MAX,
             request_timeout: Duration::from_secs(5),
             requests_max: 65_536,
             connection_requests_max: 4096,

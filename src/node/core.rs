@@ -1,6 +1,6 @@
 //! What a shard knows and decides, apart from its doors to disk and network: groups, waiting requests, connections.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -9,22 +9,23 @@ use ringraft_io::{Completion, Io, ShardNo, StreamId, Time};
 use ringraft_raft::Storage as _;
 use ringraft_raft::record::{self, GroupSeed, Record, Records};
 use ringraft_raft::{
-    Body, ConfState, EntryId, EntryKind, EntryMeta, GroupId, Index, Message, PeerId, Proposed, Raft, Refused, Role,
-    SyncTicket,
+    Body, ConfState, EntryId, EntryKind, EntryMeta, GroupId, Index, Message, Payloads, PeerId, Proposed, Raft, ReadId,
+    Refused, Role, SyncTicket, Term,
 };
 use ringraft_transport::Inbound;
 use ringraft_transport::handshake::SnapshotHead;
 
+use super::agenda::Agenda;
 use super::arena::Arena;
 use super::config::NodeConfig;
 use super::error::NodeError;
-use super::mail::{Mail, Post, ReplyTo};
+use super::mail::{Mail, Post, ReplyTo, RequestKind};
 use super::reads::{Query, Reads};
 use super::status::Board;
 use super::waiters::{WaiterId, Waiters};
 use crate::machine::StateMachine;
 use crate::protocol::{Answer, Request, Status};
-use crate::server::clients::Clients;
+use crate::server::clients::{Clients, Place};
 
 /// One raft group of this shard.
 pub(crate) struct Group<M> {
@@ -35,13 +36,12 @@ pub(crate) struct Group<M> {
     pub(crate) reads: Reads,
     /// A received snapshot whose mark in the log is being written, and the state it holds.
     pub(crate) installing: Option<(EntryId, M)>,
-    touched: bool,
 }
 
 impl<M> Group<M> {
     pub(crate) fn new(id: GroupId, raft: Raft<GroupLog>, machine: M, first_read: u64) -> Group<M> {
         let seed = GroupSeed::of(id);
-        Group { id, seed, raft, machine, reads: Reads::new(first_read), installing: None, touched: true }
+        Group { id, seed, raft, machine, reads: Reads::new(first_read), installing: None }
     }
 }
 
@@ -51,13 +51,12 @@ pub(crate) struct Core<M> {
     pub(crate) shard: ShardNo,
     pub(crate) now: Time,
     pub(crate) groups: Vec<Group<M>>,
-    pub(crate) slots: HashMap<GroupId, usize>,
-    pub(crate) touched: VecDeque<usize>,
+    /// By the number of the group; [`NO_SLOT`] for those of other shards.
+    slots: Vec<u32>,
+    pub(crate) agenda: Agenda,
     pub(crate) clients: Clients,
     pub(crate) post: Post,
     pub(crate) forwards: Vec<(GroupId, PeerId, Bytes)>,
-    /// There was a tick since the snapshots were last looked at.
-    pub(crate) ticked: bool,
     /// Frames from peers that the core refused, by whatever reason.
     pub(crate) refused_messages: u64,
     /// Makes the empty state of a group.
@@ -82,6 +81,8 @@ struct OpenRun {
     last: Index,
 }
 
+const NO_SLOT: u32 = u32::MAX;
+
 /// Why a read is refused whose client does not read its answers.
 const UNREAD: &str = "too many answers wait to be read; read them and try again";
 
@@ -104,16 +105,14 @@ impl<M: StateMachine> Core<M> {
         let waiters = Waiters::new(config.requests_max);
         let clients = Clients::new(config.connection_requests_max);
         Core {
-            config,
             shard,
             now,
             groups: Vec::new(),
-            slots: HashMap::new(),
-            touched: VecDeque::new(),
+            slots: Vec::new(),
+            agenda: Agenda::new(config.tick, now),
             clients,
             post,
             forwards: Vec::new(),
-            ticked: false,
             refused_messages: 0,
             make,
             board,
@@ -125,6 +124,7 @@ impl<M: StateMachine> Core<M> {
             metas: Vec::new(),
             expired: Vec::new(),
             answer: BytesMut::new(),
+            config,
         }
     }
 
@@ -135,37 +135,95 @@ impl<M: StateMachine> Core<M> {
 
     pub(crate) fn add_group(&mut self, group: Group<M>) {
         let slot = self.groups.len();
-        self.slots.insert(group.id, slot);
+        let number = usize::try_from(group.id.0).expect("groups are numbered from 0");
+        if number >= self.slots.len() {
+            self.slots.resize(number + 1, NO_SLOT);
+        }
+        self.slots[number] = u32::try_from(slot).expect("slots have 32 bits");
         self.groups.push(group);
-        self.touched.push_back(slot);
+        self.agenda.add();
+    }
+
+    /// Where a group of this shard is; `None`: it is not of this shard.
+    pub(crate) fn slot(&self, group: GroupId) -> Option<usize> {
+        let slot = *self.slots.get(usize::try_from(group.0).ok()?)?;
+        (slot != NO_SLOT).then_some(slot as usize)
     }
 
     // ---- driving groups ----
 
-    pub(crate) fn touch(&mut self, slot: usize) {
-        if !std::mem::replace(&mut self.groups[slot].touched, true) {
-            self.touched.push_back(slot);
+    /// The group, to be told something: it knows what time it is, and will be asked what there is to do.
+    pub(crate) fn wake(&mut self, slot: usize) -> &mut Group<M> {
+        self.agenda.touched.insert(slot);
+        self.catch_up(slot)
+    }
+
+    fn catch_up(&mut self, slot: usize) -> &mut Group<M> {
+        let passed = self.agenda.passed(slot);
+        let group = &mut self.groups[slot];
+        match passed {
+            0 => {}
+            1 => group.raft.tick(),
+            _ => group.raft.advance(passed),
         }
+        group
     }
 
     /// The next group that may have something to say.
     pub(crate) fn next_touched(&mut self) -> Option<usize> {
-        let slot = self.touched.pop_front()?;
-        self.groups[slot].touched = false;
+        let slot = self.agenda.touched.pop()?;
+        self.catch_up(slot);
         Some(slot)
     }
 
-    pub(crate) fn tick(&mut self) {
-        self.ticked = true;
+    /// The group has said all that it has to say for now: it sleeps until it is due.
+    pub(crate) fn sleep(&mut self, slot: usize) {
+        let ticks = self.groups[slot].raft.ticks_until_due();
+        self.agenda.sleeps(slot, ticks);
+    }
+
+    /// Whether something waits for the next tick, beside the groups.
+    pub(crate) fn wants_tick(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
+    /// The next tick, if it is time for it; whether it is.
+    pub(crate) fn tick(&mut self) -> bool {
+        if !self.agenda.tick(self.now) {
+            return false;
+        }
+        while let Some(slot) = self.agenda.next_due() {
+            if self.catch_up(slot).raft.has_ready() {
+                self.wake(slot);
+            } else {
+                // It was put off since.
+                self.sleep(slot);
+            }
+        }
+        self.expire();
+        self.agenda.rest(|slot| {
+            self.groups[slot].raft.shrink();
+            self.groups[slot].reads.shrink();
+        });
+        self.publish();
+        true
+    }
+
+    /// Gives up on requests that have waited too long, and asks again for reads that nobody has answered.
+    fn expire(&mut self) {
         let stale = self.config.tick * self.config.election_ticks;
         let stale = Time(self.now.0.saturating_sub(u64::try_from(stale.as_nanos()).unwrap_or(u64::MAX)));
         let mut expired = std::mem::take(&mut self.expired);
-        for slot in 0..self.groups.len() {
-            let group = &mut self.groups[slot];
-            group.raft.tick();
-            group.reads.retry(self.now, stale, &mut expired);
-            if group.raft.has_ready() || group.reads.has_fresh() {
-                self.touch(slot);
+        for _ in 0..self.agenda.reading.len() {
+            let slot = self.agenda.reading.pop().expect("as many as counted");
+            let reads = &mut self.groups[slot].reads;
+            reads.retry(self.now, stale, &mut expired);
+            let fresh = reads.has_fresh();
+            if !reads.is_empty() {
+                self.agenda.reading.insert(slot);
+            }
+            if fresh {
+                self.wake(slot);
             }
         }
         self.reads_waiting -= expired.len();
@@ -177,53 +235,71 @@ impl<M: StateMachine> Core<M> {
             let text = "not confirmed in time: it may or may not take effect";
             self.answer_error(to, Status::Uncertain, 0, text);
         }
-        self.publish();
     }
 
     /// Writes what the groups are doing on the node's board.
-    pub(crate) fn publish(&self) {
-        self.board.publish(self.shard, self.groups.iter().map(super::status::of_group));
+    pub(crate) fn publish(&mut self) {
+        let changed = &mut self.agenda.changed;
+        if !changed.is_empty() {
+            let groups = &self.groups;
+            self.board.publish(self.shard, changed.iter().map(|slot| (slot, super::status::of_group(&groups[slot]))));
+            changed.clear();
+        }
+    }
+
+    /// Entries up to `upto` are applied.
+    pub(crate) fn applied(&mut self, slot: usize, upto: Index) {
+        self.groups[slot].raft.applied(upto);
+        if self.has_grown(slot) {
+            self.agenda.grown.insert(slot);
+        }
+    }
+
+    /// Whether the group has applied enough since its last snapshot to take the next one.
+    fn has_grown(&self, slot: usize) -> bool {
+        let raft = &self.groups[slot].raft;
+        let last = raft.storage().snapshot().unwrap_or_default();
+        raft.applied_index().0 >= last.index.0 + self.config.snapshot_every
     }
 
     /// The groups that have applied enough since their last snapshot to take the next one.
-    pub(crate) fn take_applied_enough(&mut self) -> impl Iterator<Item = usize> + '_ {
-        let every = self.config.snapshot_every;
-        self.groups.iter().enumerate().filter_map(move |(slot, group)| {
-            let last = group.raft.storage().snapshot().unwrap_or_default();
-            (group.raft.applied_index().0 >= last.index.0 + every).then_some(slot)
-        })
+    pub(crate) fn take_grown(&mut self, to: &mut VecDeque<usize>) {
+        while let Some(slot) = self.agenda.grown.pop() {
+            // Perhaps it took one since.
+            if self.has_grown(slot) {
+                to.push_back(slot);
+            }
+        }
     }
 
     /// A message of one group to a peer could not be queued.
     pub(crate) fn report_group_unreachable(&mut self, slot: usize, peer: PeerId) {
-        self.groups[slot].raft.report_unreachable(peer);
-        self.touch(slot);
+        self.wake(slot).raft.report_unreachable(peer);
     }
 
     /// Whether the log of a group of this shard holds this entry, or begins right behind it.
     pub(crate) fn holds(&self, group: GroupId, id: EntryId) -> bool {
-        let raft = self.slots.get(&group).map(|slot| &self.groups[*slot].raft);
+        let raft = self.slot(group).map(|slot| &self.groups[slot].raft);
         raft.is_some_and(|raft| raft.storage().term(id.index).is_ok_and(|term| term == id.term))
     }
 
     /// Whether a snapshot of this group waits for its mark in the log to become durable.
     pub(crate) fn is_installing(&self, group: GroupId) -> bool {
-        self.slots.get(&group).is_some_and(|slot| self.groups[*slot].installing.is_some())
+        self.slot(group).is_some_and(|slot| self.groups[slot].installing.is_some())
     }
 
     /// How a snapshot went on its way to a peer.
     pub(crate) fn report_snapshot(&mut self, slot: usize, peer: PeerId, ok: bool) {
-        self.groups[slot].raft.report_snapshot(peer, ok);
-        self.touch(slot);
+        self.wake(slot).raft.report_snapshot(peer, ok);
     }
 
     /// A snapshot has come for a group of ours, whole and verified; whether it replaces the log.
     pub(crate) fn install(&mut self, head: &SnapshotHead, from: PeerId, conf: &ConfState, machine: M) -> bool {
-        let Some(slot) = self.slots.get(&head.group).copied() else { return false };
+        let Some(slot) = self.slot(head.group) else { return false };
         self.seal_run();
-        let message = Message { from, to: self.config.node, term: head.term, body: Body::Snapshot { at: head.at } };
-        let group = &mut self.groups[slot];
-        let installed = match group.raft.step_snapshot(message, head.at, conf) {
+        let body = Body::Snapshot { at: head.at, payloads: Payloads::All };
+        let message = Message { from, to: self.config.node, term: head.term, body };
+        let installed = match self.wake(slot).raft.step_snapshot(message, head.at, conf) {
             Ok(installed) => installed,
             Err(_) => {
                 self.refused_messages += 1;
@@ -235,36 +311,31 @@ impl<M: StateMachine> Core<M> {
             group.raft.storage_mut().set_snapshot(head.at, conf.clone());
             group.installing = Some((head.at, machine));
         }
-        self.touch(slot);
         installed
     }
 
     pub(crate) fn report_unreachable(&mut self, peer: PeerId) {
         for slot in 0..self.groups.len() {
-            let raft = &mut self.groups[slot].raft;
-            if raft.role() == Role::Leader {
-                raft.report_unreachable(peer);
-                self.touch(slot);
+            if self.groups[slot].raft.role() == Role::Leader {
+                self.report_group_unreachable(slot, peer);
             }
         }
     }
 
     /// A message of this node to itself, let go by a sync.
     pub(crate) fn step_own(&mut self, slot: usize, message: Message) {
-        if self.groups[slot].raft.step(message, &[]).is_err() {
+        if self.wake(slot).raft.step(message, &[]).is_err() {
             self.refused_messages += 1;
         }
-        self.touch(slot);
     }
 
     /// A write of this group is durable, and with it the mark of `snapshot`, if it had one.
     pub(crate) fn synced(&mut self, slot: usize, ticket: SyncTicket, snapshot: Option<EntryId>) {
-        let group = &mut self.groups[slot];
+        let group = self.wake(slot);
         if let Some((_, machine)) = group.installing.take_if(|(id, _)| Some(*id) == snapshot) {
             group.machine = machine;
         }
         group.raft.synced(ticket);
-        self.touch(slot);
     }
 
     // ---- proposals ----
@@ -314,17 +385,15 @@ impl<M: StateMachine> Core<M> {
     fn propose(&mut self, slot: usize, parts: &[&[u8]]) -> Result<(), Refused> {
         let size: usize = parts.iter().map(|part| part.len()).sum();
         let size = u32::try_from(size).expect("requests are bounded");
-        let group = &mut self.groups[slot];
+        let group = self.wake(slot);
+        let id = group.id;
         match group.raft.propose(EntryKind::Normal, size)? {
-            Proposed::Appended(id) => {
-                self.write_own(slot, Index::ZERO, id.index.prev());
-                self.write_record(slot, id, EntryKind::Normal, parts);
+            Proposed::Appended(entry) => {
+                self.write_own(slot, Index::ZERO, entry.index.prev());
+                self.write_record(slot, entry, EntryKind::Normal, parts);
             }
-            Proposed::Forward(leader) => {
-                self.forwards.push((group.id, leader, parts.concat().into()));
-            }
+            Proposed::Forward(leader) => self.forwards.push((id, leader, parts.concat().into())),
         }
-        self.touch(slot);
         Ok(())
     }
 
@@ -345,37 +414,42 @@ impl<M: StateMachine> Core<M> {
     // ---- requests ----
 
     /// A client's request, at the shard of its connection.
-    pub(crate) fn route(&mut self, stream: StreamId, id: u64, bytes: &[u8]) {
+    pub(crate) fn route(&mut self, stream: StreamId, place: Place, id: u64, bytes: &[u8]) {
         let op = bytes.first().copied().unwrap_or_default();
-        let to = ReplyTo { shard: self.shard, stream, id, op };
+        let to = ReplyTo { shard: self.shard, stream, place, id, op };
         let request = match Request::decode(bytes) {
             Ok(request) => request,
             Err(error) => return self.answer_error(to, error.status(), 0, &error.to_string()),
         };
-        if request == Request::Status {
-            return self.answer_status(to);
-        }
+        let kind = match &request {
+            Request::Status => return self.answer_status(to),
+            Request::Write(_) => RequestKind::Write,
+            Request::Read(query) if query.serializable() => RequestKind::Query,
+            Request::Read(_) => RequestKind::Read,
+        };
         let Some(group) = request.group(self.config.groups).map(GroupId) else {
             return self.answer_error(to, Status::Malformed, 0, "there is no such group");
         };
         let shard = self.config.shard_of(group);
         if shard == self.shard {
-            self.request(group, to, &request, bytes);
-        } else if self.post.request(shard, group, to, Bytes::copy_from_slice(bytes)).is_err() {
+            return self.request(group, to, kind, bytes, || Bytes::copy_from_slice(bytes));
+        }
+        let mail = Mail::Request { group, from: to, kind, request: Bytes::copy_from_slice(bytes) };
+        if self.post.send(shard, mail).is_err() {
             self.answer_error(to, Status::Overloaded, 0, "the shard of this key is overloaded; try again");
         }
     }
 
-    /// A request for a group of this shard.
-    fn request(&mut self, group: GroupId, to: ReplyTo, request: &Request<'_>, bytes: &[u8]) {
-        let slot = *self.slots.get(&group).expect("the configuration says that it is of this shard");
+    /// A request for a group of this shard. `keep` gives its bytes for longer.
+    fn request(&mut self, group: GroupId, to: ReplyTo, kind: RequestKind, bytes: &[u8], keep: impl FnOnce() -> Bytes) {
+        let slot = self.slot(group).expect("the configuration says that it is of this shard");
         let deadline = self.now + self.config.request_timeout;
-        match request {
-            Request::Write(_) if record::encoded_len(ENVELOPE + bytes.len()) > self.config.record_size_max => {
+        match kind {
+            RequestKind::Write if record::encoded_len(ENVELOPE + bytes.len()) > self.config.record_size_max => {
                 let text = format!("a request of {} bytes is more than a log record may have here", bytes.len());
                 self.answer_error(to, Status::TooLarge, 0, &text);
             }
-            Request::Write(_) => {
+            RequestKind::Write => {
                 let Ok(waiter) = self.waiters.park(to, deadline) else { return self.overloaded(to) };
                 let envelope = [self.origin.to_le_bytes(), waiter.0.to_le_bytes()];
                 if let Err(refused) = self.propose(slot, &[envelope.as_flattened(), bytes]) {
@@ -383,15 +457,14 @@ impl<M: StateMachine> Core<M> {
                     self.refuse(slot, to, refused);
                 }
             }
-            Request::Read(query) if query.serializable() => self.query(slot, to, bytes),
-            Request::Read(_) if self.reads_waiting >= self.config.requests_max => self.overloaded(to),
-            Request::Read(_) => {
+            RequestKind::Query => self.query(slot, to, bytes),
+            RequestKind::Read if self.reads_waiting >= self.config.requests_max => self.overloaded(to),
+            RequestKind::Read => {
                 self.reads_waiting += 1;
-                let query = Query { to, deadline, request: Bytes::copy_from_slice(bytes) };
-                self.groups[slot].reads.push(query);
-                self.touch(slot);
+                let query = Query { to, deadline, request: keep() };
+                self.wake(slot).reads.push(query);
+                self.agenda.reading.insert(slot);
             }
-            Request::Status => self.answer_status(to),
         }
     }
 
@@ -410,14 +483,19 @@ impl<M: StateMachine> Core<M> {
     }
 
     /// Whether so many answers wait to be read at the other end that a big one must be refused.
-    fn is_backed_up(&self, to: ReplyTo) -> bool {
-        if to.shard == self.shard { self.clients.is_backed_up(to.stream) } else { self.post.is_backed_up(to.shard) }
+    fn is_backed_up(&mut self, to: ReplyTo) -> bool {
+        if to.shard == self.shard {
+            self.clients.is_backed_up(to.place, to.stream)
+        } else {
+            self.post.is_backed_up(to.shard)
+        }
     }
 
     fn refuse(&mut self, slot: usize, to: ReplyTo, refused: Refused) {
         let leader = self.groups[slot].raft.leader().unwrap_or(PeerId::ZERO);
         let status = match refused {
-            Refused::NoLeader => Status::NoLeader,
+            Refused::NoLeader | Refused::SteppedDown { .. } | Refused::GivenUp { busy: false, .. } => Status::NoLeader,
+            Refused::GivenUp { busy: true, .. } => Status::Overloaded,
             _ if leader != PeerId::ZERO && leader != self.config.node => Status::NotLeader,
             _ => Status::Overloaded,
         };
@@ -429,14 +507,31 @@ impl<M: StateMachine> Core<M> {
     /// Asks for confirmation of this turn's reads of a group.
     pub(crate) fn ask_reads(&mut self, slot: usize) {
         let group = &mut self.groups[slot];
+        group.reads.ask_of(group.raft.term(), group.raft.leader());
         let Some(id) = group.reads.ask(self.now) else { return };
         if let Err(refused) = group.raft.read_index(id) {
-            let mut queries = group.reads.refuse(id);
-            self.reads_waiting -= queries.len();
-            for query in queries.drain(..) {
-                self.refuse(slot, query.to, refused);
+            self.refuse_reads(slot, id, refused);
+        }
+    }
+
+    /// The reads under this mark, if they still wait for it, are not confirmed.
+    pub(crate) fn refuse_reads(&mut self, slot: usize, id: ReadId, refused: Refused) {
+        let mut queries = self.groups[slot].reads.refuse(id);
+        self.reads_waiting -= queries.len();
+        for query in queries.drain(..) {
+            self.refuse(slot, query.to, refused);
+        }
+        self.groups[slot].reads.recycle(queries);
+    }
+
+    /// We led in `term`, and no more; whoever waits here for one of these entries to be committed is told so.
+    pub(crate) fn give_up(&mut self, run: &[u8], term: Term) {
+        let ours = Records::new(run).map_while(Result::ok).filter(|record| record.id.term == term);
+        for (envelope, _) in ours.filter_map(|record| record.payload.split_at_checked(ENVELOPE)) {
+            if let Some(to) = self.take_waiter(envelope) {
+                let text = "leadership was lost before this was confirmed: it may or may not take effect";
+                self.answer_error(to, Status::Uncertain, 0, text);
             }
-            self.groups[slot].reads.recycle(queries);
         }
     }
 
@@ -515,7 +610,7 @@ impl<M: StateMachine> Core<M> {
         if to.shard != self.shard {
             self.post.answer(to, Bytes::copy_from_slice(answer));
         } else {
-            self.clients.reply(to.stream, to.id, answer);
+            self.clients.reply(to.place, to.stream, to.id, answer);
         }
     }
 
@@ -524,10 +619,8 @@ impl<M: StateMachine> Core<M> {
     pub(crate) fn read_post(&mut self) {
         while let Some(mail) = self.post.next() {
             match mail {
-                Mail::Request { group, from, request } => {
-                    let bytes = request;
-                    let request = Request::decode(&bytes).expect("decoded before it was sent here");
-                    self.request(group, from, &request, &bytes);
+                Mail::Request { group, from, kind, request } => {
+                    self.request(group, from, kind, &request, || request.clone());
                 }
                 Mail::Answer { to, answer } => self.deliver(to, &answer),
             }
@@ -540,11 +633,9 @@ impl<M: StateMachine> Core<M> {
             Completion::Accepted { stream, .. } => self.clients.accept(io, stream),
             Completion::Received { stream, data } => {
                 let Some(mut inbox) = self.clients.take_inbox(stream) else { return };
-                let outcome = inbox.feed(&data, |id, request| {
-                    self.clients.count_request(stream);
-                    self.route(stream, id, request);
-                });
-                self.clients.put_inbox(io, stream, inbox, outcome);
+                let place = inbox.place;
+                let outcome = inbox.feed(&data, |id, request| self.route(stream, place, id, request));
+                self.clients.put_inbox(io, inbox, outcome);
             }
             Completion::Sent { stream, .. } => self.clients.sent(stream),
             Completion::Closed { stream, .. } => self.clients.closed(stream),
@@ -555,7 +646,7 @@ impl<M: StateMachine> Core<M> {
 
 impl<M: StateMachine> Inbound for Core<M> {
     fn append(&mut self, group: GroupId, message: Message, records: &[u8]) {
-        let Some(slot) = self.slots.get(&group).copied() else {
+        let Some(slot) = self.slot(group) else {
             self.refused_messages += 1;
             return;
         };
@@ -572,7 +663,10 @@ impl<M: StateMachine> Inbound for Core<M> {
             self.refused_messages += 1;
             return;
         }
-        match self.groups[slot].raft.step(message, &self.metas) {
+        let metas = std::mem::take(&mut self.metas);
+        let stepped = self.wake(slot).raft.step(message, &metas);
+        self.metas = metas;
+        match stepped {
             Ok(stepped) => {
                 if let Some(first) = stepped.appended {
                     let from = Records::new(records)
@@ -586,22 +680,20 @@ impl<M: StateMachine> Inbound for Core<M> {
             }
             Err(_) => self.refused_messages += 1,
         }
-        self.touch(slot);
     }
 
     fn message(&mut self, group: GroupId, message: Message) {
-        let Some(slot) = self.slots.get(&group).copied() else {
+        let Some(slot) = self.slot(group) else {
             self.refused_messages += 1;
             return;
         };
-        if self.groups[slot].raft.step(message, &[]).is_err() {
+        if self.wake(slot).raft.step(message, &[]).is_err() {
             self.refused_messages += 1;
         }
-        self.touch(slot);
     }
 
     fn proposal(&mut self, group: GroupId, from: PeerId, payload: &[u8]) {
-        let Some(slot) = self.slots.get(&group).copied() else {
+        let Some(slot) = self.slot(group) else {
             self.refused_messages += 1;
             return;
         };

@@ -50,6 +50,14 @@ pub enum NodeError {
         /// What is wrong.
         what: String,
     },
+    /// A group has witnesses among its members.
+    #[error(
+        "group {group}: its membership has witnesses, which this version cannot serve; run the version that added them"
+    )]
+    Witnesses {
+        /// The group.
+        group: GroupId,
+    },
     /// The data directory belongs to something else.
     #[error(
         "{} belongs to {found}, this is {expected}; choose another directory, or start it as what it was",

@@ -7,21 +7,35 @@ use ringraft_io::{ShardNo, StreamId};
 use ringraft_raft::GroupId;
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use crate::server::clients::Place;
+
 /// Where an answer goes: the connection that a request came from, and the request's number there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ReplyTo {
     pub(crate) shard: ShardNo,
     pub(crate) stream: StreamId,
+    pub(crate) place: Place,
     pub(crate) id: u64,
     /// The operation asked for, as the request names it: an answer names it too, whatever it says.
     pub(crate) op: u8,
 }
 
+/// How a request is carried out: what is left of decoding it. Keys and values are read again where they are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RequestKind {
+    /// By an entry of the log.
+    Write,
+    /// When a leader has confirmed that nothing newer is committed.
+    Read,
+    /// From the state as it is here.
+    Query,
+}
+
 /// What shards say to each other.
 #[derive(Debug)]
 pub(crate) enum Mail {
-    /// A client's request (from its position-independent part on) for a group of the receiver.
-    Request { group: GroupId, from: ReplyTo, request: Bytes },
+    /// A client's request (from its position-independent part on) for a group of the receiver. It was decoded.
+    Request { group: GroupId, from: ReplyTo, kind: RequestKind, request: Bytes },
     /// The answer to it.
     Answer { to: ReplyTo, answer: Bytes },
 }
@@ -61,19 +75,18 @@ impl Post {
         posts
     }
 
-    /// Sends a request; gives it back if the ring is full, for the client to be refused.
-    pub(crate) fn request(&mut self, to: ShardNo, group: GroupId, from: ReplyTo, request: Bytes) -> Result<(), Bytes> {
+    /// Sends a request; gives it back if the ring is full, for the client to be refused. Answers go by [`Post::answer`].
+    pub(crate) fn send(&mut self, to: ShardNo, mail: Mail) -> Result<(), Mail> {
         let outgoing = self.outgoing(to);
         if !outgoing.overflow.is_empty() {
-            return Err(request);
+            return Err(mail);
         }
-        match outgoing.ring.push(Mail::Request { group, from, request }) {
+        match outgoing.ring.push(mail) {
             Ok(()) => {
                 outgoing.wake = true;
                 Ok(())
             }
-            Err(rtrb::PushError::Full(Mail::Request { request, .. })) => Err(request),
-            Err(rtrb::PushError::Full(Mail::Answer { .. })) => unreachable!("a request was pushed"),
+            Err(rtrb::PushError::Full(mail)) => Err(mail),
         }
     }
 
@@ -143,13 +156,15 @@ mod tests {
         let mut posts = Post::network(2, 2);
         let mut one = posts.pop().unwrap();
         let mut zero = posts.pop().unwrap();
-        let to = |id| ReplyTo { shard: ShardNo(1), stream: StreamId(5), id, op: 1 };
+        let to = |id| ReplyTo { shard: ShardNo(1), stream: StreamId(5), place: Place(0), id, op: 1 };
         for id in 0..5 {
             zero.answer(to(id), Bytes::from_static(b"x"));
         }
         assert!(zero.is_stuck());
-        let back = zero.request(ShardNo(1), GroupId(0), to(9), Bytes::from_static(b"r"));
-        assert_eq!(back, Err(Bytes::from_static(b"r")));
+        let kind = RequestKind::Write;
+        let mail = Mail::Request { group: GroupId(0), from: to(9), kind, request: Bytes::from_static(b"r") };
+        let back = zero.send(ShardNo(1), mail);
+        assert!(matches!(back, Err(Mail::Request { request, .. }) if request == b"r"[..]));
         let mut got = Vec::new();
         while got.len() < 5 {
             let mut woken = Vec::new();

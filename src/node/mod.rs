@@ -4,7 +4,9 @@
 //! with a [`StateMachine`](crate::machine::StateMachine). [`Shard::turn`] is one lap. The same code runs on the kernel
 //! and in simulation.
 
+mod agenda;
 mod arena;
+mod clock;
 mod config;
 mod core;
 mod error;
@@ -12,9 +14,11 @@ mod mail;
 mod open;
 mod reads;
 mod shard;
+mod slots;
 mod snapshots;
 mod status;
 mod waiters;
+mod wheel;
 
 pub use self::config::{NodeConfig, shard_of};
 pub use self::error::NodeError;

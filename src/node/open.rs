@@ -50,6 +50,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
                 Some(log) => log,
                 None => engine.create(id, members.clone())?,
             };
+            snapshots::check_members(id, &log.initial_state().1)?;
             let mut machine = core.new_machine(id);
             let applied = restore(
                 &mut io,
@@ -180,6 +181,7 @@ fn raft_config(config: &NodeConfig, group: GroupId, applied: Index) -> ringraft_
     let mut raft = ringraft_raft::Config::new(config.node);
     raft.heartbeat_ticks = config.heartbeat_ticks;
     raft.election_ticks = config.election_ticks;
+    raft.priority = config.priority;
     // Different members and groups must not time out together, nor one member the same way after every start.
     raft.seed = config.incarnation ^ config.node.0.rotate_left(17) ^ group.0.rotate_left(40);
     raft.applied = applied;

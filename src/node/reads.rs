@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use ringraft_io::Time;
-use ringraft_raft::{Index, ReadId};
+use ringraft_raft::{Index, PeerId, ReadId, Term};
 
 use super::mail::ReplyTo;
 
@@ -22,6 +22,8 @@ pub(crate) struct Query {
 pub(crate) struct Reads {
     fresh: Vec<Query>,
     asked: VecDeque<Asked>,
+    /// Who was to confirm them.
+    asked_of: (Term, Option<PeerId>),
     confirmed: VecDeque<(Index, Vec<Query>)>,
     next_id: u64,
     spare: Vec<Vec<Query>>,
@@ -43,6 +45,17 @@ impl Reads {
     /// A new read: it will be confirmed together with all others of this turn.
     pub(crate) fn push(&mut self, query: Query) {
         self.fresh.push(query);
+    }
+
+    /// Who is to confirm reads from now on. Nobody else ever confirms what was asked before: it will be asked again.
+    pub(crate) fn ask_of(&mut self, term: Term, leader: Option<PeerId>) {
+        if (term, leader) != self.asked_of {
+            self.asked_of = (term, leader);
+            while let Some(mut asked) = self.asked.pop_front() {
+                self.fresh.append(&mut asked.queries);
+                self.recycle(asked.queries);
+            }
+        }
     }
 
     /// The mark under which this turn's reads are to be confirmed, if there are any. An id is never used twice, so that
@@ -103,6 +116,19 @@ impl Reads {
         }
     }
 
+    /// Whether no read waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.asked.is_empty() && self.confirmed.is_empty()
+    }
+
+    /// Gives back the memory of busy times.
+    pub(crate) fn shrink(&mut self) {
+        self.fresh.shrink_to_fit();
+        self.asked.shrink_to_fit();
+        self.confirmed.shrink_to_fit();
+        self.spare = Vec::new();
+    }
+
     /// Whether the next turn has reads to ask for.
     pub(crate) fn has_fresh(&self) -> bool {
         !self.fresh.is_empty()
@@ -126,8 +152,10 @@ mod tests {
     use super::*;
     use ringraft_io::{ShardNo, StreamId};
 
+    use crate::server::clients::Place;
+
     fn query(id: u64, deadline: u64) -> Query {
-        let to = ReplyTo { shard: ShardNo(0), stream: StreamId(1), id, op: 2 };
+        let to = ReplyTo { shard: ShardNo(0), stream: StreamId(1), place: Place(0), id, op: 2 };
         Query { to, deadline: Time(deadline), request: Bytes::new() }
     }
 
@@ -139,6 +167,7 @@ mod tests {
     fn one_round_serves_all_reads_of_a_turn() {
         let mut reads = Reads::default();
         assert_eq!(reads.ask(Time(0)), None);
+        assert!(reads.is_empty());
         reads.push(query(1, 100));
         reads.push(query(2, 100));
         let first = reads.ask(Time(0)).unwrap();
@@ -149,7 +178,26 @@ mod tests {
         assert!(reads.servable(Index(4)).is_none());
         assert_eq!(ids(&reads.servable(Index(5)).unwrap()), [1, 2]);
         assert!(reads.servable(Index(6)).is_none());
+        assert!(!reads.is_empty());
         assert_eq!(ids(&reads.servable(Index(7)).unwrap()), [3]);
+        assert!(reads.is_empty());
+    }
+
+    #[test]
+    fn another_leader_is_asked_again() {
+        let mut reads = Reads::default();
+        reads.ask_of(Term(1), Some(PeerId(2)));
+        reads.push(query(1, 100));
+        let first = reads.ask(Time(0)).unwrap();
+        reads.ask_of(Term(1), Some(PeerId(2)));
+        assert!(!reads.has_fresh(), "the same one still may answer");
+        for (term, leader) in [(1, None), (2, Some(PeerId(2))), (2, Some(PeerId(3)))] {
+            reads.ask_of(Term(term), leader);
+            assert!(reads.has_fresh(), "{term} {leader:?}");
+            assert_ne!(reads.ask(Time(1)), Some(first));
+        }
+        reads.confirm(first, Index(1));
+        assert!(reads.servable(Index(9)).is_none(), "what was asked of another confirms nothing");
     }
 
     #[test]

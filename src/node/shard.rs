@@ -11,7 +11,9 @@ use bytes::Bytes;
 use ringraft_engine::{BatchNo, Engine, EngineError, GroupLog, Write};
 use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::record;
-use ringraft_raft::{Body, EntryId, GroupId, Message, PeerId, Raft, Ready, Storage as _, SyncTicket};
+use ringraft_raft::{
+    Body, EntryId, GroupId, Message, Payloads, PeerId, Raft, Ready, SteppedDown, Storage as _, SyncTicket, TransferEnd,
+};
 use ringraft_transport::{PeerStatus, SendOutcome, Transport};
 
 use super::core::Core;
@@ -27,7 +29,6 @@ pub struct Shard<I: Io, M: StateMachine> {
     pub(crate) transport: Transport,
     pub(crate) snapshots: Snapshots<M>,
     held: Held,
-    next_tick: Time,
     // Reused from turn to turn.
     completions: Vec<Completion>,
     ready: Ready,
@@ -35,6 +36,8 @@ pub struct Shard<I: Io, M: StateMachine> {
     unreachable: Vec<(usize, PeerId)>,
     waiting: Vec<usize>,
     no_segment: bool,
+    /// Something was written since the log was last looked after.
+    wrote: bool,
     /// The next turn must not wait: there is more to apply.
     again: bool,
 }
@@ -57,7 +60,6 @@ impl Held {
 
 impl<I: Io, M: StateMachine> Shard<I, M> {
     pub(crate) fn new(io: I, core: Core<M>, engine: Engine, transport: Transport, snapshots: Snapshots<M>) -> Self {
-        let next_tick = io.now() + core.config.tick;
         Shard {
             io,
             core,
@@ -65,25 +67,27 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             transport,
             snapshots,
             held: Held::default(),
-            next_tick,
             completions: Vec::new(),
             ready: Ready::default(),
             runs: Vec::new(),
             unreachable: Vec::new(),
             waiting: Vec::new(),
             no_segment: false,
+            wrote: false,
             again: false,
         }
     }
 
-    /// One turn of the loop; waits for something to do first.
+    /// One turn of the loop; waits for something to do first, without end if nothing is due: whoever wants it to return
+    /// wakes it ([`Io::wake`]).
     ///
     /// # Errors
     /// What ends the shard for good: its log has failed or is damaged, or the world is broken.
     pub fn turn(&mut self) -> Result<(), NodeError> {
         let mut completions = std::mem::take(&mut self.completions);
-        self.io.turn(Some(self.next_deadline()), &mut completions).map_err(NodeError::World)?;
+        self.io.turn(self.next_deadline(), &mut completions).map_err(NodeError::World)?;
         self.core.now = self.io.now();
+        self.core.agenda.slept(self.core.now, self.wants_tick());
         for completion in completions.drain(..) {
             self.complete(completion)?;
         }
@@ -111,13 +115,19 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         Ok(())
     }
 
-    /// When the shard wants its next turn at the latest.
-    pub fn next_deadline(&self) -> Time {
+    /// When the shard wants its next turn at the latest; `None`: when something happens.
+    pub fn next_deadline(&self) -> Option<Time> {
         if self.again {
-            return self.core.now;
+            return Some(self.core.now);
         }
         let post = self.core.post.is_stuck().then(|| self.core.now + Duration::from_micros(50));
-        [self.transport.next_deadline(), post].into_iter().flatten().fold(self.next_tick, Time::min)
+        let tick = self.core.agenda.next_deadline(self.wants_tick());
+        [self.transport.next_deadline(), post, tick].into_iter().flatten().min()
+    }
+
+    /// Whether something is to be looked after at the next tick, beside the groups.
+    fn wants_tick(&self) -> bool {
+        self.wrote || self.no_segment || self.snapshots.wants_tick() || self.core.wants_tick()
     }
 
     fn complete(&mut self, completion: Completion) -> Result<(), NodeError> {
@@ -127,6 +137,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         };
         match completion {
             Completion::Written { token, .. } | Completion::JobDone { token, .. } if self.engine.owns(token) => {
+                self.wrote = true;
                 match self.engine.complete(&mut self.io, completion) {
                     Ok(Some(batch)) => self.release(batch),
                     Ok(None) => {
@@ -184,15 +195,15 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
     }
 
     fn tick(&mut self) {
-        let now = self.core.now;
-        if now < self.next_tick {
+        if !self.core.tick() {
             return;
         }
-        // After a pause one tick is made up for, not all: the others are no less late.
-        self.next_tick = now + self.core.config.tick;
-        self.core.tick();
-        self.engine.attest();
-        self.engine.retry_segments();
+        self.snapshots.tick(&mut self.core);
+        if self.wrote || self.no_segment {
+            self.engine.attest();
+            self.engine.retry_segments();
+            self.wrote = !self.snapshots.look(&mut self.core, &self.engine);
+        }
     }
 
     /// Takes the `Ready` of every touched group and does what it asks.
@@ -202,7 +213,11 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         }
         self.core.seal_run();
         while let Some(slot) = self.core.next_touched() {
-            self.core.ask_reads(slot);
+            if self.core.agenda.reading.contains(slot) {
+                self.core.ask_reads(slot);
+            }
+            // What was only answered moves no date but to a later one.
+            let mut moved = !self.core.agenda.has_date(slot);
             while self.core.groups[slot].raft.has_ready() {
                 let raft = &self.core.groups[slot].raft;
                 // The core may have appended an entry of its own (a new leader's): it is staged with the Ready.
@@ -215,6 +230,7 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
                 let mut ready = std::mem::take(&mut self.ready);
                 self.core.groups[slot].raft.ready(&mut ready);
                 let applies = ready.committed.0 < ready.committed.1;
+                moved |= applies || ready.append.is_some() || ready.soft_state.is_some();
                 let done = self.handle(slot, &mut ready);
                 self.ready = ready;
                 done?;
@@ -225,9 +241,12 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
                     break;
                 }
             }
+            if moved {
+                self.core.sleep(slot);
+            }
         }
         for slot in self.waiting.drain(..) {
-            self.core.touch(slot);
+            self.core.wake(slot);
         }
         Ok(())
     }
@@ -244,6 +263,14 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
     }
 
     fn handle(&mut self, slot: usize, ready: &mut Ready) -> Result<(), NodeError> {
+        let (after, upto) = ready.committed;
+        let busy = ready.append.is_some() || after < upto;
+        if busy {
+            self.core.agenda.note_busy(slot);
+        }
+        if busy || ready.soft_state.is_some() || ready.commit.is_some() {
+            self.core.agenda.changed.insert(slot);
+        }
         if let Some(append) = &mut ready.append {
             self.core.write_own(slot, append.entries.0, append.entries.1);
             let write = Write { hard_state: append.hard_state, entries: append.entries, snapshot: append.snapshot };
@@ -263,23 +290,50 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         for read in ready.reads.drain(..) {
             self.core.groups[slot].reads.confirm(read.id, read.index);
         }
-        let (after, upto) = ready.committed;
         if after < upto {
             let log = self.core.groups[slot].raft.storage();
             self.engine.read(&mut self.io, log, after, upto, &mut self.runs)?;
             for run in self.runs.drain(..) {
                 self.core.apply(slot, &run)?;
             }
-            self.core.groups[slot].raft.applied(upto);
+            self.core.applied(slot, upto);
         }
-        self.core.serve_reads(slot);
+        for (id, refused) in ready.reads_lost.drain(..) {
+            self.core.refuse_reads(slot, id, refused);
+        }
+        if self.core.agenda.reading.contains(slot) {
+            self.core.serve_reads(slot);
+        }
+        if let Some(down) = ready.stepped_down {
+            let handed_over = ready.transfers_ended.iter().any(|ended| ended.how == TransferEnd::SteppedDown);
+            if !handed_over {
+                self.give_up(slot, down);
+            }
+        }
         Ok(())
+    }
+
+    /// Leadership was lost: whoever waits for entries that were not committed is told that nobody knows. (After a
+    /// hand-over they are with the next leader, and will most likely be applied: their clients wait on.) What the log has
+    /// no more, or cannot be read, is left to the patience of its clients.
+    fn give_up(&mut self, slot: usize, down: SteppedDown) {
+        let group = &self.core.groups[slot];
+        let log = group.raft.storage();
+        let after = down.unsettled.0.max(group.raft.applied_index());
+        let upto = down.unsettled.1.min(log.last_index());
+        if after < upto && self.engine.read(&mut self.io, log, after, upto, &mut self.runs).is_ok() {
+            for run in self.runs.drain(..) {
+                self.core.give_up(&run, down.term);
+            }
+        }
+        self.runs.clear();
     }
 
     fn send(&mut self, slot: usize, message: Message) {
         let group = &self.core.groups[slot];
         match message.body {
-            Body::Append { prev, last, .. } if prev.index < last => {
+            Body::Append { prev, last, payloads, .. } if prev.index < last => {
+                assert!(payloads == Payloads::All, "memberships with witnesses are refused");
                 let log = group.raft.storage();
                 if self.engine.read(&mut self.io, log, prev.index, last, &mut self.runs).is_err() {
                     self.runs.clear();

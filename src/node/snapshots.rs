@@ -40,8 +40,8 @@ pub(crate) struct Snapshots<M> {
     /// The committed files of each group, newest last.
     files: BTreeMap<GroupId, Vec<(EntryId, u64)>>,
     next_token: u64,
-    /// After a failure: not before this.
-    retry_at: Time,
+    /// After a failure: the group that is still wanted, and when to try again.
+    failed: Option<(usize, Time)>,
 }
 
 /// A snapshot being taken.
@@ -120,7 +120,7 @@ impl<M: StateMachine> Snapshots<M> {
             receiving: BTreeMap::new(),
             files: BTreeMap::new(),
             next_token: 0,
-            retry_at: Time(0),
+            failed: None,
         }
     }
 
@@ -160,12 +160,7 @@ impl<M: StateMachine> Snapshots<M> {
         engine: &mut Engine,
     ) -> Result<(), NodeError> {
         self.compact(core, engine)?;
-        self.watch_installs(core);
-        // Looking at all groups is for ticks, not for every turn.
-        if std::mem::take(&mut core.ticked) && core.now >= self.retry_at {
-            self.look(core, engine);
-        }
-        if self.taking.is_none() {
+        if self.taking.is_none() && self.failed.is_none() {
             self.choose(core);
         }
         if self.taking.as_ref().is_some_and(|taking| taking.job.is_none()) {
@@ -174,13 +169,27 @@ impl<M: StateMachine> Snapshots<M> {
         Ok(())
     }
 
-    /// Finds the groups that need a snapshot, unless some are known already.
-    fn look(&mut self, core: &mut Core<M>, engine: &Engine) {
-        if !self.wanted.is_empty() || !self.compactions.is_empty() {
-            return;
+    /// Whether something waits for time to pass.
+    pub(crate) fn wants_tick(&self) -> bool {
+        self.failed.is_some() || !self.sending.is_empty()
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, core: &mut Core<M>) {
+        self.watch_installs(core);
+        if let Some((slot, _)) = self.failed.take_if(|(_, until)| core.now >= *until) {
+            self.wanted.push_front(slot);
+        }
+    }
+
+    /// Finds the groups that need a snapshot; called at a tick after something was written. Not while some are known
+    /// already or one is being taken, for what that leaves to be done is known when it stands. Whether it was done.
+    pub(crate) fn look(&mut self, core: &mut Core<M>, engine: &Engine) -> bool {
+        if self.taking.is_some() || self.failed.is_some() || !self.wanted.is_empty() || !self.compactions.is_empty() {
+            return false;
         }
         for group in engine.pinning_groups() {
-            let slot = *core.slots.get(&group).expect("the log's groups are ours");
+            let slot = core.slot(group).expect("the log's groups are ours");
             let raft = &core.groups[slot].raft;
             match raft.storage().snapshot() {
                 // Its last snapshot covers everything, but entries were kept behind it: they are what pins.
@@ -189,8 +198,9 @@ impl<M: StateMachine> Snapshots<M> {
             }
         }
         if self.wanted.is_empty() {
-            self.wanted.extend(core.take_applied_enough());
+            core.take_grown(&mut self.wanted);
         }
+        true
     }
 
     /// Begins the next snapshot that is wanted.
@@ -255,8 +265,7 @@ impl<M: StateMachine> Snapshots<M> {
             if let Err(error) = result {
                 // No room or a bad disk: the log goes on without a snapshot, and the next attempt may do better.
                 eprintln!("group {}: snapshot not taken: {error}", core.groups[taking.slot].id);
-                self.retry_at = core.now + RETRY_PAUSE;
-                self.wanted.clear();
+                self.failed = Some((taking.slot, core.now + RETRY_PAUSE));
                 core.groups[taking.slot].machine.snapshot_cancel();
                 let aside = taking.aside.clone();
                 self.remove(io, aside);
@@ -298,6 +307,7 @@ impl<M: StateMachine> Snapshots<M> {
                 self.compactions.push((slot, upto));
             } else {
                 engine.compact(log, upto)?;
+                core.agenda.changed.insert(slot);
             }
         }
         Ok(())
@@ -477,9 +487,15 @@ pub(crate) fn restore<M: StateMachine>(
     if reader.name() != name {
         return Err(failed(format!("the file named {} holds {}", name.file_name(), reader.name().file_name())));
     }
+    check_members(name.group, reader.conf())?;
     let chunks: Vec<Bytes> = reader.chunks().collect();
     machine.restore(&mut chunks.iter().map(|chunk| &chunk[..])).map_err(|error| failed(error.to_string()))?;
     Ok(reader.conf().clone())
+}
+
+/// Witnesses have no state machine, and are sent no state: this node does neither.
+pub(crate) fn check_members(group: GroupId, conf: &ConfState) -> Result<(), NodeError> {
+    if conf.witnesses.is_empty() { Ok(()) } else { Err(NodeError::Witnesses { group }) }
 }
 
 /// The snapshot that a name stands for.

@@ -1,4 +1,4 @@
-//! What a node tells about itself: each shard writes its groups on the board once per tick.
+//! What a node tells about itself: each shard writes on the board what has changed, at most once per tick.
 
 use std::sync::Mutex;
 
@@ -23,11 +23,15 @@ impl Board {
         Board { shards: (0..shards).map(|_| Mutex::default()).collect() }
     }
 
-    /// A shard's groups, as they are now.
-    pub(crate) fn publish(&self, shard: ShardNo, groups: impl Iterator<Item = GroupStatus>) {
+    /// Groups of a shard, by slot, as they are now.
+    pub(crate) fn publish(&self, shard: ShardNo, changed: impl Iterator<Item = (usize, GroupStatus)>) {
         let mut page = self.shards[usize::from(shard.0)].lock().expect("nobody panics with the lock");
-        page.clear();
-        page.extend(groups);
+        for (slot, status) in changed {
+            if slot >= page.len() {
+                page.resize_with(slot + 1, GroupStatus::default);
+            }
+            page[slot] = status;
+        }
     }
 
     /// What all shards said last.

@@ -72,6 +72,11 @@ impl<T> Waiters<T> {
         Some(value)
     }
 
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
     fn waits(&self, id: WaiterId) -> bool {
         waits(&self.slots, id)
     }
@@ -103,6 +108,7 @@ mod tests {
     #[test]
     fn parks_takes_and_expires() {
         let mut waiters = Waiters::new(3);
+        assert!(waiters.is_empty());
         let a = waiters.park("a", Time(10)).unwrap();
         let b = waiters.park("b", Time(20)).unwrap();
         let c = waiters.park("c", Time(20)).unwrap();
@@ -113,11 +119,13 @@ mod tests {
         assert_ne!(b, d, "a slot used again has another name");
         assert_eq!(waiters.take(b), None, "an old name does not reach the new request");
         assert_eq!(waiters.expired(Time(9)), None);
+        assert!(!waiters.is_empty());
         assert_eq!(waiters.expired(Time(10)), Some("a"));
         assert_eq!(waiters.take(a), None);
         assert_eq!(waiters.expired(Time(99)), Some("c"));
         assert_eq!(waiters.expired(Time(99)), Some("d"));
         assert_eq!(waiters.expired(Time(99)), None);
         assert_eq!(waiters.take(c), None);
+        assert!(waiters.is_empty());
     }
 }

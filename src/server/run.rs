@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
-use ringraft_io::uring::{UringConfig, UringError, UringSeed, UringWorld, Waker};
-use ringraft_io::{ListenerKind, ShardNo};
+use ringraft_io::uring::{UringSeed, UringWorld};
+use ringraft_io::{ListenerKind, ShardNo, Waker, WorldConfig, WorldError};
 
 use super::acceptor::NodeAcceptor;
 use crate::kv::Kv;
@@ -33,7 +33,7 @@ pub struct ServerConfig {
 pub enum ServeError {
     /// The ring or a listener.
     #[error(transparent)]
-    Uring(#[from] UringError),
+    World(#[from] WorldError),
     /// A shard.
     #[error("shard {shard}: {source}")]
     Shard {
@@ -75,13 +75,13 @@ impl Server {
     pub fn start(config: ServerConfig) -> Result<Server, ServeError> {
         let node = Arc::new(config.node);
         let shards = node.shards;
-        let mut world_config = UringConfig::new(shards);
+        let mut world_config = WorldConfig::new(shards);
         world_config.listeners =
             vec![(ListenerKind::Client, config.listen_client), (ListenerKind::Peer, config.listen_peer)];
         world_config.acceptor = Arc::new(NodeAcceptor::new(node.clone()));
         world_config.pin = config.pin;
         world_config.client_connections_max = config.client_connections_max;
-        let mut world = UringWorld::start(world_config)?;
+        let mut world = UringWorld::start(world_config.into())?;
         let stop = Arc::new(AtomicBool::new(false));
         let board = Arc::new(Board::new(shards));
         let (sender, reports) = mpsc::channel();

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use ringraft::kv::Kv;
 use ringraft::machine::StateMachine;
-use ringraft::node::{Board, NodeConfig, Post, Shard};
+use ringraft::node::{Board, GroupView, NodeConfig, Post, Shard};
 use ringraft::server::NodeAcceptor;
-use ringraft_io::sim::{ProcessId, Rng, SimIo, World};
+use ringraft_io::sim::{ProcessId, Rng, SimIo, Step, World};
 use ringraft_io::{Acceptor, ListenerKind, ShardNo};
 use ringraft_raft::{GroupId, Index, PeerId, Role, Storage, Term};
+
+use super::client::SimClient;
 
 type SimShard = Shard<SimIo, Kv>;
 
@@ -28,10 +30,19 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(world: &World, rng: &mut Rng) -> Cluster {
+    pub(crate) fn any(world: &World, rng: &mut Rng) -> Cluster {
         let nodes = if rng.chance(0.8) { 3 } else { 5 };
         let shards = if rng.chance(0.7) { 1 } else { 2 };
         let groups = [1, 1, 2, 5][rng.index(4)];
+        let mut cluster = Cluster::new(world, rng, nodes, shards, groups);
+        if rng.chance(0.3) {
+            let priorities: Vec<u8> = (0..nodes).map(|_| u8::try_from(rng.between(1, 4)).expect("small")).collect();
+            cluster.set_priorities(&priorities);
+        }
+        cluster
+    }
+
+    pub(crate) fn new(world: &World, rng: &mut Rng, nodes: u64, shards: u16, groups: u64) -> Cluster {
         let members: BTreeMap<PeerId, Vec<String>> =
             (1..=nodes).map(|id| (PeerId(id), vec![format!("node-{id}:peers")])).collect();
         let mut cluster = Cluster {
@@ -70,6 +81,13 @@ impl Cluster {
             cluster.configs.insert(process, config);
         }
         cluster
+    }
+
+    /// How soon each node asks to lead; before they are opened.
+    pub(crate) fn set_priorities(&mut self, priorities: &[u8]) {
+        for (config, priority) in self.configs.values_mut().zip(priorities) {
+            config.priority = *priority;
+        }
     }
 
     fn acceptor(config: &NodeConfig) -> Arc<dyn Acceptor> {
@@ -132,6 +150,22 @@ impl Cluster {
         }
     }
 
+    /// Lets the nodes, and a client of theirs, go on for so long without a fault; how many turns the nodes took.
+    pub(crate) fn run(&mut self, mut client: Option<&mut SimClient>, time: Duration) -> u64 {
+        let mut turns = 0;
+        self.world.schedule(self.world.now() + time, 0);
+        loop {
+            match self.world.next().expect("the end is scheduled") {
+                Step::Shard { process, shard } if self.owns(process) => {
+                    turns += 1;
+                    self.turn(process, shard).expect("nothing goes wrong");
+                }
+                Step::Shard { .. } => client.as_mut().expect("whose else").turn(),
+                Step::Driver(_) => return turns,
+            }
+        }
+    }
+
     /// What must hold after every turn.
     fn check(&mut self, process: ProcessId, shard: ShardNo) -> Result<(), String> {
         for group in self.running[&process][usize::from(shard.0)].groups() {
@@ -157,6 +191,11 @@ impl Cluster {
             *commit = status.commit;
         }
         Ok(())
+    }
+
+    /// The groups of a running process.
+    pub(crate) fn groups_of(&self, process: ProcessId) -> impl Iterator<Item = GroupView<'_, Kv>> {
+        self.running[&process].iter().flat_map(Shard::groups)
     }
 
     /// Whether all nodes run, and show the same state and the same log in every group.

@@ -5,6 +5,9 @@
 
 mod client;
 mod cluster;
+mod deposed;
+mod priority;
+mod rest;
 mod run;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -83,7 +83,7 @@ pub(crate) fn run(seed: u64, trace: bool) -> Result<Summary, String> {
     let mut config = if rng.chance(0.8) { WorldConfig::rough(&mut rng) } else { WorldConfig::default() };
     config.trace = trace;
     let world = World::new(seed, config);
-    let mut cluster = Cluster::new(&world, &mut rng);
+    let mut cluster = Cluster::any(&world, &mut rng);
     for process in cluster.processes.clone() {
         cluster.open(process)?;
     }

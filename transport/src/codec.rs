@@ -12,7 +12,7 @@
 //! | 16 | 8 | term of the entry before the first one |
 //! | 24 | 8 | index of the entry before the first one |
 //! | 32 | 8 | the leader's commit index |
-//! | 40 | 4 | count of records |
+//! | 40 | 4 | bits 0..31 count of records; bit 31: payloads are stripped, for a witness |
 //! | 44 | 4 | bytes of records |
 //! | 48 | | records, as [`ringraft_raft::record`] lays them out |
 //!
@@ -31,7 +31,7 @@
 
 use bytes::{BufMut, BytesMut};
 use ringraft_raft::record::{Record, RecordError};
-use ringraft_raft::{Body, EntryId, GroupId, Index, PeerId, ReadId, Term};
+use ringraft_raft::{Body, EntryId, GroupId, Index, Payloads, PeerId, ReadId, Term};
 
 /// Bytes of a section before its records.
 pub const SECTION: usize = 48;
@@ -40,6 +40,12 @@ pub const SECTION: usize = 48;
 pub const ITEM: usize = 24;
 
 const WORDS_MAX: usize = 3;
+
+/// In the count of records: they are stripped.
+const STRIPPED: u32 = 1 << 31;
+
+/// Most records that a section can count.
+pub const COUNT_MAX: u32 = STRIPPED - 1;
 
 /// Longest item without a payload.
 pub const ITEM_MAX: usize = ITEM + 8 * WORDS_MAX;
@@ -55,7 +61,9 @@ pub struct SectionHead {
     pub prev: EntryId,
     /// The leader's commit index.
     pub commit: Index,
-    /// How many records follow.
+    /// What of the entries' payloads is in the records.
+    pub payloads: Payloads,
+    /// How many records follow; at most [`COUNT_MAX`].
     pub count: u32,
     /// How many bytes they are.
     pub bytes: u32,
@@ -63,14 +71,19 @@ pub struct SectionHead {
 
 impl SectionHead {
     /// Its bytes.
+    ///
+    /// # Panics
+    /// If it counts too many records.
     #[must_use]
     pub fn encode(&self) -> [u8; SECTION] {
+        assert!(self.count <= COUNT_MAX, "a section of {} records", self.count);
+        let stripped = if self.payloads == Payloads::Stripped { STRIPPED } else { 0 };
         let mut out = [0; SECTION];
         let words = [self.group.0, self.term.0, self.prev.term.0, self.prev.index.0, self.commit.0];
         for (to, word) in out.chunks_exact_mut(8).zip(words) {
             to.copy_from_slice(&word.to_le_bytes());
         }
-        out[40..44].copy_from_slice(&self.count.to_le_bytes());
+        out[40..44].copy_from_slice(&(self.count | stripped).to_le_bytes());
         out[44..48].copy_from_slice(&self.bytes.to_le_bytes());
         out
     }
@@ -78,12 +91,14 @@ impl SectionHead {
     /// Reads what [`SectionHead::encode`] wrote; any bytes are a head.
     #[must_use]
     pub fn decode(bytes: &[u8; SECTION]) -> SectionHead {
+        let count = small(bytes, 40);
         SectionHead {
             group: GroupId(number(bytes, 0)),
             term: Term(number(bytes, 8)),
             prev: EntryId { term: Term(number(bytes, 16)), index: Index(number(bytes, 24)) },
             commit: Index(number(bytes, 32)),
-            count: small(bytes, 40),
+            payloads: if count & STRIPPED == 0 { Payloads::All } else { Payloads::Stripped },
+            count: count & COUNT_MAX,
             bytes: small(bytes, 44),
         }
     }
@@ -102,6 +117,8 @@ pub struct Section<'a> {
     pub last: Index,
     /// The leader's commit index.
     pub commit: Index,
+    /// What of the entries' payloads is in the records.
+    pub payloads: Payloads,
     /// Whole records with the indexes `prev.index + 1 ..= last`. Terms and record checksums are not looked at.
     pub records: &'a [u8],
 }
@@ -127,7 +144,8 @@ impl<'a> Sections<'a> {
         let last = Index(last);
         check_run(records, head.prev.index, last, head.group)?;
         self.rest = rest;
-        Ok(Section { group: head.group, term: head.term, prev: head.prev, last, commit: head.commit, records })
+        let SectionHead { group, term, prev, commit, payloads, .. } = head;
+        Ok(Section { group, term, prev, last, commit, payloads, records })
     }
 }
 
@@ -200,11 +218,13 @@ pub enum ItemKind {
     TimeoutNow = 12,
     /// A proposal on its way to the leader: a payload.
     Proposal = 13,
+    /// [`Body::ReadIndexReject`]: id; flag: busy.
+    ReadIndexReject = 14,
 }
 
 impl ItemKind {
     /// All of them.
-    pub const ALL: [ItemKind; 13] = [
+    pub const ALL: [ItemKind; 14] = [
         ItemKind::AppendAck,
         ItemKind::AppendReject,
         ItemKind::Vote,
@@ -218,6 +238,7 @@ impl ItemKind {
         ItemKind::TransferLeader,
         ItemKind::TimeoutNow,
         ItemKind::Proposal,
+        ItemKind::ReadIndexReject,
     ];
 
     /// The kind with this number, if there is one.
@@ -232,13 +253,17 @@ impl ItemKind {
         match self {
             ItemKind::AppendReject => 3,
             ItemKind::Vote | ItemKind::PreVote | ItemKind::Heartbeat | ItemKind::ReadIndexReply => 2,
-            ItemKind::AppendAck | ItemKind::HeartbeatReply | ItemKind::ReadIndex | ItemKind::TransferLeader => 1,
+            ItemKind::AppendAck
+            | ItemKind::HeartbeatReply
+            | ItemKind::ReadIndex
+            | ItemKind::ReadIndexReject
+            | ItemKind::TransferLeader => 1,
             ItemKind::VoteReply | ItemKind::PreVoteReply | ItemKind::TimeoutNow | ItemKind::Proposal => 0,
         }
     }
 
     const fn has_flag(self) -> bool {
-        matches!(self, ItemKind::Vote | ItemKind::VoteReply | ItemKind::PreVoteReply)
+        matches!(self, ItemKind::Vote | ItemKind::VoteReply | ItemKind::PreVoteReply | ItemKind::ReadIndexReject)
     }
 }
 
@@ -292,6 +317,7 @@ fn parts(body: &Body) -> Option<(ItemKind, bool, [u64; WORDS_MAX])> {
         Body::HeartbeatReply { read } => (ItemKind::HeartbeatReply, false, [read, 0, 0]),
         Body::ReadIndex { id } => (ItemKind::ReadIndex, false, [id.0, 0, 0]),
         Body::ReadIndexReply { id, index } => (ItemKind::ReadIndexReply, false, [id.0, index.0, 0]),
+        Body::ReadIndexReject { id, busy } => (ItemKind::ReadIndexReject, busy, [id.0, 0, 0]),
         Body::TransferLeader { target } => (ItemKind::TransferLeader, false, [target.0, 0, 0]),
         Body::TimeoutNow => (ItemKind::TimeoutNow, false, [0; 3]),
         Body::Append { .. } | Body::Snapshot { .. } => return None,
@@ -311,6 +337,7 @@ fn body_of(kind: ItemKind, flag: bool, [a, b, c]: [u64; WORDS_MAX]) -> Option<Bo
         ItemKind::HeartbeatReply => Body::HeartbeatReply { read: a },
         ItemKind::ReadIndex => Body::ReadIndex { id: ReadId(a) },
         ItemKind::ReadIndexReply => Body::ReadIndexReply { id: ReadId(a), index: Index(b) },
+        ItemKind::ReadIndexReject => Body::ReadIndexReject { id: ReadId(a), busy: flag },
         ItemKind::TransferLeader => Body::TransferLeader { target: PeerId(a) },
         ItemKind::TimeoutNow => Body::TimeoutNow,
         ItemKind::Proposal => return None,
@@ -451,6 +478,7 @@ mod tests {
             term: Term(3),
             prev: EntryId { term: Term(2), index: Index(prev) },
             commit: Index(9),
+            payloads: if group == 2 { Payloads::Stripped } else { Payloads::All },
             count,
             bytes: u32::try_from(records.len()).unwrap(),
         }
@@ -469,11 +497,12 @@ mod tests {
     #[test]
     fn sections_round_trip() {
         let body = sections();
-        let got: Vec<_> = Sections::new(&body, 3).map(Result::unwrap).collect();
-        let ends: Vec<_> = got.iter().map(|one| (one.group.0, one.prev.index.0, one.last.0)).collect();
+        let got: [_; 3] = Sections::new(&body, 3).map(Result::unwrap).collect::<Vec<_>>().try_into().unwrap();
+        let ends = got.map(|one| (one.group.0, one.prev.index.0, one.last.0));
         assert_eq!(ends, [(1, 4, 7), (2, 0, 0), (3, 0, 1)]);
         assert_eq!(got[0].records, run(GroupId(1), 5, &[0, 3, 64]));
         assert!(got.iter().all(|one| one.term == Term(3) && one.commit == Index(9)));
+        assert_eq!(got.map(|one| one.payloads), [Payloads::All, Payloads::Stripped, Payloads::All]);
     }
 
     #[test]
@@ -525,6 +554,8 @@ mod tests {
             Body::HeartbeatReply { read: 77 },
             Body::ReadIndex { id: ReadId(1) },
             Body::ReadIndexReply { id: ReadId(1), index: Index(4) },
+            Body::ReadIndexReject { id: ReadId(1), busy: true },
+            Body::ReadIndexReject { id: ReadId(2), busy: false },
             Body::TransferLeader { target: PeerId(3) },
             Body::TimeoutNow,
         ];
@@ -541,6 +572,7 @@ mod tests {
                 | Body::HeartbeatReply { .. }
                 | Body::ReadIndex { .. }
                 | Body::ReadIndexReply { .. }
+                | Body::ReadIndexReject { .. }
                 | Body::TransferLeader { .. }
                 | Body::TimeoutNow => {}
             }
@@ -588,7 +620,7 @@ mod tests {
     fn one_meaning_has_one_encoding() {
         let mut item = BytesMut::new();
         put_message(&mut item, GroupId(1), Term(5), &Body::AppendAck { index: Index(1) });
-        for (at, value) in [(9, 1), (9, 2), (10, 1), (11, 1), (12, 8), (8, 0), (8, 14), (8, 255)] {
+        for (at, value) in [(9, 1), (9, 2), (10, 1), (11, 1), (12, 8), (8, 0), (8, 15), (8, 255)] {
             let mut bad = item.to_vec();
             bad[at] = value;
             assert!(Items::new(&bad, 1).next().unwrap().is_err(), "byte {at} = {value}");

@@ -594,26 +594,26 @@ pub(crate) fn finalize(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-const TO_STRING: &str = "writing to a string cannot fail";
+pub(crate) const TO_STRING: &str = "writing to a string cannot fail";
 
-fn line(head: &mut String, name: &str, value: impl std::fmt::Display) {
+pub(crate) fn line(head: &mut String, name: &str, value: impl std::fmt::Display) {
     write!(head, "{name}: {value}\r\n").expect(TO_STRING);
 }
 
-fn finish(mut head: String) -> Bytes {
+pub(crate) fn finish(mut head: String) -> Bytes {
     head.push_str("\r\n");
     assert!(head.len() <= HEAD_MAX, "a head of {} bytes", head.len());
     Bytes::from(head)
 }
 
 /// The header lines of a head.
-struct Lines<'a> {
+pub(crate) struct Lines<'a> {
     text: &'a str,
 }
 
 impl<'a> Lines<'a> {
     /// First line and header lines; `None` unless `head` is exactly one head within the limits.
-    fn parse(head: &'a [u8]) -> Option<(&'a str, Lines<'a>)> {
+    pub(crate) fn parse(head: &'a [u8]) -> Option<(&'a str, Lines<'a>)> {
         if head.len() > HEAD_MAX || head_len(head) != Some(head.len()) || !head.is_ascii() {
             return None;
         }
@@ -633,18 +633,24 @@ impl<'a> Lines<'a> {
     }
 
     /// The value of the only line with this name.
-    fn get(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         let mut found =
             self.iter().filter_map(|line| line.split_once(':')).filter(|(n, _)| n.eq_ignore_ascii_case(name));
         let (_, value) = found.next()?;
         if found.next().is_some() { None } else { Some(value.trim_matches([' ', '\t'])) }
     }
 
-    fn hex(&self, name: &str) -> Option<u64> {
+    /// How many lines have this name.
+    pub(crate) fn count(&self, name: &str) -> usize {
+        let names = self.iter().filter_map(|line| line.split_once(':'));
+        names.filter(|(n, _)| n.eq_ignore_ascii_case(name)).count()
+    }
+
+    pub(crate) fn hex(&self, name: &str) -> Option<u64> {
         hex(self.get(name)?)
     }
 
-    fn decimal(&self, name: &str) -> Option<u64> {
+    pub(crate) fn decimal(&self, name: &str) -> Option<u64> {
         let text = self.get(name)?;
         if text.is_empty() || text.len() > 20 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
@@ -654,7 +660,7 @@ impl<'a> Lines<'a> {
 }
 
 /// 1 to 16 hexadecimal digits in lower case, without leading zeros, as etcd writes ids.
-fn hex(text: &str) -> Option<u64> {
+pub(crate) fn hex(text: &str) -> Option<u64> {
     let digits = (1..=16).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     if !digits || (text.len() > 1 && text.starts_with('0')) {
         return None;

@@ -24,6 +24,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod etcd;
 pub mod frame;
 pub mod handshake;
 mod peer;

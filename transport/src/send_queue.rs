@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use ringraft_io::SEND_BUFS_MAX;
-use ringraft_raft::{Body, EntryId, GroupId, Index, Term};
+use ringraft_raft::{Body, EntryId, GroupId, Index, Payloads, Term};
 
 use crate::codec::{self, ITEM, SECTION};
 use crate::frame::{APPEND_BODY_MAX, FrameKind, HEADER, MESSAGE_BODY_MAX};
@@ -40,7 +40,7 @@ pub(crate) struct Queued {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum What {
-    Append { term: Term, prev: EntryId, commit: Index, count: u32 },
+    Append { term: Term, prev: EntryId, commit: Index, payloads: Payloads, count: u32 },
     Message { term: Term, body: Body },
     Proposal,
 }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn append(count: u32) -> What {
-        What::Append { term: Term(1), prev: EntryId::default(), commit: Index(0), count }
+        What::Append { term: Term(1), prev: EntryId::default(), commit: Index(0), payloads: Payloads::All, count }
     }
 
     fn bytes(len: usize) -> Bytes {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ringraft_io::{CloseReason, Completion, Dial, DialError, Dialed, Io, StreamId, Time, Token};
 use ringraft_raft::{Body, EntryId, GroupId, Message, PeerId};
 
-use crate::codec::{CodecError, Item, Items, Sections};
+use crate::codec::{COUNT_MAX, CodecError, Item, Items, Section, Sections};
 use crate::config::{Config, ConfigError};
 use crate::frame::{FrameKind, Link, StreamKind};
 use crate::handshake::{Greeting, HandshakeError, Purpose, Request, Response, SnapshotHead};
@@ -186,11 +186,11 @@ impl Transport {
         let Message { from, to, term, body } = *message;
         assert!(from == self.config.node && to != from, "message from {from} to {to}");
         match body {
-            Body::Append { prev, last, commit } => {
+            Body::Append { prev, last, commit, payloads } => {
                 assert!(prev.index <= last, "an append of {} after {prev}", last);
                 // More entries than that are more bytes than any frame holds.
-                let count = u32::try_from(last.0 - prev.index.0).unwrap_or(u32::MAX);
-                self.queue(to, StreamKind::Append, group, What::Append { term, prev, commit, count }, runs)
+                let count = u32::try_from(last.0 - prev.index.0).map_or(COUNT_MAX, |count| count.min(COUNT_MAX));
+                self.queue(to, StreamKind::Append, group, What::Append { term, prev, commit, payloads, count }, runs)
             }
             Body::Snapshot { .. } => SendOutcome::NeedsSnapshotChannel,
             _ => self.queue(to, StreamKind::Message, group, What::Message { term, body }, runs),
@@ -529,9 +529,8 @@ fn deliver(link: &Link, frame: Frame<'_>, inbound: &mut impl Inbound, messages: 
     match frame.kind {
         FrameKind::Append => {
             for section in Sections::new(frame.body, frame.count) {
-                let section = section?;
-                let body = Body::Append { prev: section.prev, last: section.last, commit: section.commit };
-                inbound.append(section.group, message(section.term, body), section.records);
+                let Section { group, term, prev, last, commit, payloads, records } = section?;
+                inbound.append(group, message(term, Body::Append { prev, last, commit, payloads }), records);
                 *messages += 1;
             }
         }

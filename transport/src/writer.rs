@@ -175,9 +175,9 @@ impl StreamWriter {
     fn put(&mut self, item: &Queued, crc: &mut Hasher) {
         let start = self.head.len();
         match item.what {
-            What::Append { term, prev, commit, count } => {
-                let bytes = len32(item.run_bytes);
-                self.head.put_slice(&SectionHead { group: item.group, term, prev, commit, count, bytes }.encode());
+            What::Append { term, prev, commit, payloads, count } => {
+                let (group, bytes) = (item.group, len32(item.run_bytes));
+                self.head.put_slice(&SectionHead { group, term, prev, commit, payloads, count, bytes }.encode());
             }
             What::Message { term, body } => codec::put_message(&mut self.head, item.group, term, &body),
             What::Proposal => codec::put_proposal(&mut self.head, item.group, len32(item.run_bytes)),
@@ -273,7 +273,7 @@ mod tests {
     use proptest::prelude::*;
     use ringraft_io::ShardNo;
     use ringraft_raft::record::{self, GroupSeed};
-    use ringraft_raft::{Body, EntryId, EntryKind, Index, PeerId, Term};
+    use ringraft_raft::{Body, EntryId, EntryKind, Index, Payloads, PeerId, Term};
 
     use super::*;
     use crate::codec::{Items, Sections};
@@ -304,7 +304,7 @@ mod tests {
                 // Cut anywhere: pieces need not end with records.
                 let runs = [run.slice(..run.len() / 3), run.slice(run.len() / 3..)];
                 let prev = EntryId { term: Term(2), index: Index(n) };
-                let what = What::Append { term: Term(3), prev, commit: Index(1), count: 1 };
+                let what = What::Append { term: Term(3), prev, commit: Index(1), payloads: Payloads::All, count: 1 };
                 writer.push(group, what, runs).unwrap();
                 format!("append {n} {}", run.len())
             }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use ringraft_io::sim::{ProcessId, SimIo, Step, World, WorldConfig};
 use ringraft_io::{Acceptor, Completion, Io, ListenerKind, SendFile, ShardNo, Time, Token, Verdict};
 use ringraft_raft::record::{self, GroupSeed};
-use ringraft_raft::{Body, EntryId, EntryKind, GroupId, Index, Message, PeerId, Term};
+use ringraft_raft::{Body, EntryId, EntryKind, GroupId, Index, Message, Payloads, PeerId, Term};
 use ringraft_transport::{
     ClusterId, Config, Greeting, Inbound, Judge, JudgeConfig, Members, SendOutcome, SnapshotHead, Transport,
 };
@@ -144,7 +144,7 @@ impl Cluster {
         }
         let run = run.freeze();
         let prev = EntryId { term: Term(1), index: Index(n) };
-        let append = Body::Append { prev, last: Index(n + 3), commit: Index(0) };
+        let append = Body::Append { prev, last: Index(n + 3), commit: Index(0), payloads: Payloads::All };
         let append = Message { from, to, term: Term(2), body: append };
         let beat = Message { body: Body::Heartbeat { commit: Index(n), read: n }, ..append };
         let payload = Bytes::from(vec![2; usize::try_from(n * 31 % 3000).unwrap()]);
@@ -231,7 +231,7 @@ fn a_snapshot_arrives_with_its_message() {
     let path = Path::new("/d/1/mine.snap");
     cluster.world.set_file(cluster.shards[1].process, path, &content);
     let at = EntryId { term: Term(3), index: Index(70) };
-    let asked = Body::Snapshot { at: EntryId { index: Index(60), ..at } };
+    let asked = Body::Snapshot { at: EntryId { index: Index(60), ..at }, payloads: Payloads::All };
     let message = Message { from: PeerId(1), to: PeerId(2), term: Term(4), body: asked };
     let shard = &mut cluster.shards[1];
     assert_eq!(shard.transport.send(GroupId(9), &message, []), SendOutcome::NeedsSnapshotChannel);

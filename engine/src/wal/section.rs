@@ -6,7 +6,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | group |
-//! | 8 | 4 | flags: 1 hard state, 2 base, 4 snapshot, 8 conf state, 16 auto leave, 32 reset, 64 entries |
+//! | 8 | 4 | flags: 1 hard state, 2 base, 4 snapshot, 8 conf state, 16 auto leave, 32 reset, 64 entries, 128 witnesses |
 //! | 12 | 4 | bytes of this section |
 //! | 16 | 8 | after: the index before the first record; 0 without entries |
 //! | 24 | 4 | records |
@@ -15,6 +15,7 @@
 //! | | 16 | base: index, term; entries up to it are forgotten, after a reset all others too (flags 2, 32) |
 //! | | 16 | snapshot: index, term of the latest one (flag 4) |
 //! | | 8 + 8 n | conf state: four counts of 16 bits, then voters, outgoing voters, learners, next learners (flag 8) |
+//! | | 8 + 8 n | their number, then the witnesses among them (flag 128, with flag 8) |
 //! | | | the run: records as `ringraft_raft::record` encodes them (flag 64) |
 //!
 //! Further flags, without bytes of their own: 256 the hard state is in doubt, 512 the end of the log is, 1024 the run
@@ -22,14 +23,14 @@
 
 use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, PeerId, Term};
 
-use super::block::{u16_at, u32_at, u64_at};
+use super::block::{u32_at, u64_at};
 
 /// Bytes before the parts.
 pub(crate) const HEADER: usize = 32;
 /// Members a conf state may name, all lists together.
-pub const MEMBERS_MAX: usize = 256;
+pub const MEMBERS_MAX: usize = ringraft_raft::confchange::MEMBERS_MAX;
 /// Bytes of all parts but the run.
-pub(crate) const PARTS_MAX: usize = 24 + 16 + 16 + 8 + 8 * MEMBERS_MAX;
+pub(crate) const PARTS_MAX: usize = 24 + 16 + 16 + 16 + 8 * MEMBERS_MAX;
 
 const HARD: u32 = 1;
 const BASE: u32 = 2;
@@ -38,12 +39,13 @@ const CONF: u32 = 8;
 const AUTO_LEAVE: u32 = 16;
 const RESET: u32 = 32;
 const ENTRIES: u32 = 64;
+const WITNESSES: u32 = 128;
 const DOUBT_HARD: u32 = 256;
 const DOUBT_TAIL: u32 = 512;
 const FILL: u32 = 1024;
 const SOUND: u32 = 2048;
 const DAMAGE: u32 = DOUBT_HARD | DOUBT_TAIL | FILL | SOUND;
-const KNOWN: u32 = HARD | BASE | SNAPSHOT | CONF | AUTO_LEAVE | RESET | ENTRIES | DAMAGE;
+const KNOWN: u32 = HARD | BASE | SNAPSHOT | CONF | AUTO_LEAVE | RESET | ENTRIES | WITNESSES | DAMAGE;
 
 /// What a section says beside its entries.
 #[derive(Clone, Copy, Default, Debug)]
@@ -80,13 +82,12 @@ impl Parts<'_> {
         some(self.hard.is_some(), 24)
             + some(self.base.is_some(), 16)
             + some(self.snapshot.is_some(), 16)
-            + self.conf.map_or(0, |conf| 8 + 8 * members(conf))
+            + self.conf.map_or(0, |conf| 8 + 8 * conf.names() + some(!conf.witnesses.is_empty(), 8))
     }
-}
 
-/// Members that a conf state names, counted with repetition.
-pub(crate) fn members(conf: &ConfState) -> usize {
-    conf.voters.len() + conf.voters_outgoing.len() + conf.learners.len() + conf.learners_next.len()
+    fn has_witnesses(&self) -> bool {
+        self.conf.is_some_and(|conf| !conf.witnesses.is_empty())
+    }
 }
 
 /// A section as read.
@@ -149,6 +150,7 @@ pub(crate) fn put(group: GroupId, parts: &Parts, entries: Option<(Index, u32, us
         | flag(parts.conf.is_some_and(|conf| conf.auto_leave), AUTO_LEAVE)
         | flag(parts.reset, RESET)
         | flag(entries.is_some(), ENTRIES)
+        | flag(parts.has_witnesses(), WITNESSES)
         | flag(parts.doubt.hard, DOUBT_HARD)
         | flag(parts.doubt.tail, DOUBT_TAIL)
         | flag(parts.fill, FILL)
@@ -177,6 +179,10 @@ pub(crate) fn put(group: GroupId, parts: &Parts, entries: Option<(Index, u32, us
         for peer in lists.into_iter().flatten() {
             out.u64(peer.0);
         }
+        if parts.has_witnesses() {
+            out.u64(conf.witnesses.len() as u64);
+            conf.witnesses.iter().for_each(|peer| out.u64(peer.0));
+        }
     }
     assert!(out.at == len, "section of {} bytes, {len} announced", out.at);
     len
@@ -187,7 +193,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Section<'_>, SectionError> {
     let header = body.get(..HEADER).ok_or(SectionError::Length)?;
     let flags = u32_at(header, 8);
     let has = |flag: u32| flags & flag != 0;
-    if flags & !KNOWN != 0 || has(FILL) && !has(ENTRIES) {
+    if flags & !KNOWN != 0 || has(FILL) && !has(ENTRIES) || has(WITNESSES) && !has(CONF) {
         return Err(SectionError::Flags);
     }
     let len = u32_at(header, 12) as usize;
@@ -203,7 +209,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Section<'_>, SectionError> {
     };
     let (base, snapshot) = (id(has(BASE))?, id(has(SNAPSHOT))?);
     let conf = match has(CONF) {
-        true => Some(parts.conf(has(AUTO_LEAVE))?),
+        true => Some(parts.conf(has(AUTO_LEAVE), has(WITNESSES))?),
         false => None,
     };
     let offset = parts.at;
@@ -259,19 +265,18 @@ impl Reader<'_> {
         Ok(u64_at(number, 0))
     }
 
-    fn conf(&mut self, auto_leave: bool) -> Result<ConfState, SectionError> {
-        let counts = self.bytes.get(self.at..self.at + 8).ok_or(SectionError::Length)?;
-        self.at += 8;
-        let mut list = |at: usize| -> Result<Vec<PeerId>, SectionError> {
-            (0..u16_at(counts, at)).map(|_| self.u64().map(PeerId)).collect()
-        };
-        Ok(ConfState {
-            voters: list(0)?,
-            voters_outgoing: list(2)?,
-            learners: list(4)?,
-            learners_next: list(6)?,
-            auto_leave,
-        })
+    fn list(&mut self, count: u64) -> Result<Vec<PeerId>, SectionError> {
+        // No more is set aside than there are bytes for.
+        (0..count).map(|_| self.u64().map(PeerId)).collect()
+    }
+
+    fn conf(&mut self, auto_leave: bool, witnesses: bool) -> Result<ConfState, SectionError> {
+        let counts = self.u64()?;
+        let mut list = |nth: u32| self.list(counts >> (16 * nth) & 0xffff);
+        let (voters, voters_outgoing, learners, learners_next) = (list(0)?, list(1)?, list(2)?, list(3)?);
+        let count = if witnesses { self.u64()? } else { 0 };
+        let witnesses = self.list(count)?;
+        Ok(ConfState { voters, voters_outgoing, learners, learners_next, witnesses, auto_leave })
     }
 }
 
@@ -285,20 +290,23 @@ mod tests {
             voters_outgoing: vec![PeerId(3)],
             learners: vec![],
             learners_next: vec![PeerId(4)],
+            witnesses: vec![],
             auto_leave: true,
         }
     }
 
     #[test]
     fn every_combination_of_parts_survives() {
-        let conf = conf();
+        let plain = conf();
+        let with_witnesses = ConfState { witnesses: vec![PeerId(2), PeerId(3)], ..conf() };
         let id = EntryId { term: Term(3), index: Index(9) };
-        for bits in 0..1024_u32 {
+        for bits in 0..2048_u32 {
+            let conf = if bits & 1024 == 0 { &plain } else { &with_witnesses };
             let parts = Parts {
                 hard: (bits & 1 != 0).then_some(HardState { term: Term(5), vote: PeerId(2), commit: Index(8) }),
                 base: (bits & 2 != 0).then_some(id),
                 snapshot: (bits & 4 != 0).then_some(id),
-                conf: (bits & 8 != 0).then_some(&conf),
+                conf: (bits & 8 != 0).then_some(conf),
                 reset: bits & 16 != 0,
                 doubt: Doubt { hard: bits & 64 != 0, tail: bits & 128 != 0 },
                 sound: bits & 256 != 0,
@@ -336,5 +344,16 @@ mod tests {
         out[9] = 0;
         out[11] = 1;
         assert_eq!(read(&out), Err(SectionError::Flags));
+        let conf = ConfState { witnesses: vec![PeerId(2)], ..conf };
+        put(GroupId(7), &Parts { conf: Some(&conf), ..Parts::default() }, None, &mut out);
+        let count = HEADER + 8 + 8 * 4;
+        assert_eq!(u64_at(&out, count), 1);
+        for lie in [2, 1 << 40, u64::MAX] {
+            let mut bad = out.clone();
+            bad[count..count + 8].copy_from_slice(&lie.to_le_bytes());
+            assert_eq!(read(&bad), Err(SectionError::Length), "{lie} witnesses");
+        }
+        out[8] &= !8;
+        assert_eq!(read(&out), Err(SectionError::Flags), "witnesses of nobody");
     }
 }

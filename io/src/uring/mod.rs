@@ -6,11 +6,11 @@
 //! under it; this folder is the only place of the workspace that says `unsafe`.
 //!
 //! ```no_run
-//! use ringraft_io::{Io, ListenerKind, uring::{RefuseAll, UringConfig, UringWorld}};
+//! use ringraft_io::{Io, ListenerKind, RefuseAll, WorldConfig, uring::UringWorld};
 //!
 //! let listeners = vec![(ListenerKind::Client, "127.0.0.1:2379".parse()?)];
 //! let acceptor = std::sync::Arc::new(RefuseAll);
-//! let mut world = UringWorld::start(UringConfig { listeners, acceptor, ..UringConfig::new(2) })?;
+//! let mut world = UringWorld::start(WorldConfig { listeners, acceptor, ..WorldConfig::new(2) }.into())?;
 //! println!("listening on {:?}", world.listening());
 //! for seed in world.take_seeds() {
 //!     std::thread::spawn(move || {
@@ -25,30 +25,29 @@
 //! ```
 #![allow(unsafe_code)]
 
-mod control;
-mod error;
-mod files;
-mod jobs;
-mod open_files;
+mod explain;
+mod mapping;
+mod net;
 mod probe;
+mod raw;
 mod recv_pool;
+mod rehearsal;
 mod ring;
 mod send;
 mod shard;
-mod signal;
-mod slots;
-mod sockets;
 mod streams;
-mod sys;
-mod timers;
 mod world;
 
 #[cfg(test)]
+mod counting;
+#[cfg(test)]
 mod tests;
 
-pub use error::UringError;
+#[cfg(test)]
+pub(crate) use counting::allocations;
+pub(crate) use mapping::map;
 pub use probe::{Capabilities, probe};
 pub use recv_pool::Provided;
+pub(crate) use rehearsal::rehearse;
 pub use shard::Uring;
-pub use signal::Waker;
-pub use world::{RefuseAll, UringConfig, UringSeed, UringWorld};
+pub use world::{UringConfig, UringSeed, UringWorld};

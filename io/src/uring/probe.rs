@@ -4,14 +4,14 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, Submitter, opcode};
 
-use super::error::UringError;
+use super::explain::explain;
+use super::recv_pool::RecvPool;
+use crate::{WorldConfig, WorldError};
 
 /// How long a set-up that lacks locked memory is tried again: the kernel gives back a closed ring's memory late.
-const MEMORY_RETRY: Duration = Duration::from_millis(50);
-/// Locked memory of one ring with its buffer ring, roughly; for messages only.
-const MEMORY_NEEDED: usize = 512 * 1024;
+const MEMORY_RETRY: Duration = Duration::from_millis(200);
 
 /// What the kernel offers beyond the minimum (6.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,11 +56,10 @@ impl Capabilities {
 ///
 /// # Errors
 /// One line that names the cause and the cure.
-pub fn probe() -> Result<Capabilities, UringError> {
+pub fn probe() -> Result<Capabilities, WorldError> {
     let (ring, capabilities) = setup(256, 4096)?;
     let mut known = Probe::new();
-    let failed = |source| UringError::Io { what: "ask for the operations of io_uring", source };
-    ring.submitter().register_probe(&mut known).map_err(failed)?;
+    ring.submitter().register_probe(&mut known).map_err(explain)?;
     let missing: Vec<&str> = [
         (opcode::RecvMulti::CODE, "recv"),
         (opcode::SendMsg::CODE, "sendmsg"),
@@ -73,7 +72,7 @@ pub fn probe() -> Result<Capabilities, UringError> {
     .filter_map(|(code, name)| (!known.is_supported(code)).then_some(name))
     .collect();
     if !missing.is_empty() {
-        return Err(UringError::Unsupported(format!(
+        return Err(WorldError::Unsupported(format!(
             "no operations {}; kernel 6.1 or newer is needed",
             missing.join(", ")
         )));
@@ -82,12 +81,11 @@ pub fn probe() -> Result<Capabilities, UringError> {
 }
 
 /// A ring for the calling thread: all flags we want, or as many of them as the kernel knows.
-pub(super) fn setup(sq_entries: u32, cq_entries: u32) -> Result<(IoUring, Capabilities), UringError> {
+pub(super) fn setup(sq_entries: u32, cq_entries: u32) -> Result<(IoUring, Capabilities), WorldError> {
     let mut wanted =
         Capabilities { no_sqarray: true, submit_all: true, taskrun_flag: true, bundles: false, no_iowait: false };
-    let deadline = Instant::now() + MEMORY_RETRY;
     loop {
-        let error = match build(sq_entries, cq_entries, &wanted) {
+        let error = match patiently(|| build(sq_entries, cq_entries, &wanted)) {
             Ok(ring) => {
                 wanted.bundles = ring.params().is_feature_recvsend_bundle();
                 wanted.no_iowait = ring.params().is_feature_no_iowait();
@@ -100,8 +98,25 @@ pub(super) fn setup(sq_entries: u32, cq_entries: u32) -> Result<(IoUring, Capabi
             Some(libc::EINVAL) if wanted.no_sqarray => wanted.no_sqarray = false,
             Some(libc::EINVAL) if wanted.taskrun_flag => wanted.taskrun_flag = false,
             Some(libc::EINVAL) if wanted.submit_all => wanted.submit_all = false,
-            Some(libc::ENOMEM) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            _ => return Err(UringError::setup(error, MEMORY_NEEDED)),
+            _ => return Err(explain(error)),
+        }
+    }
+}
+
+/// A shard's receive buffers, registered with its ring.
+pub(super) fn pool(submitter: &Submitter<'_>, config: &WorldConfig) -> Result<RecvPool, WorldError> {
+    patiently(|| RecvPool::new(submitter, config.recv_buffers, config.recv_buffer_size)).map_err(explain)
+}
+
+/// Tries for a while what lacks locked memory.
+pub(super) fn patiently<T>(mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + MEMORY_RETRY;
+    loop {
+        match step() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
         }
     }
 }

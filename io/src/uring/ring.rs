@@ -6,12 +6,12 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::SubmitArgs;
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue, Submitter, cqueue, squeue};
 
-use super::error::UringError;
 use super::probe::{self, Capabilities};
-use super::sys;
+use super::raw;
+use crate::WorldError;
 
 /// A ring, split for good: the registered descriptor is remembered by one `Submitter` only.
 pub(super) struct Ring {
@@ -28,7 +28,7 @@ pub(super) struct Ring {
 
 impl Ring {
     /// A ring for the calling thread, which alone may use it.
-    pub(super) fn new(sq_entries: u32, cq_entries: u32) -> Result<Ring, UringError> {
+    pub(super) fn new(sq_entries: u32, cq_entries: u32) -> Result<Ring, WorldError> {
         let (ring, capabilities) = probe::setup(sq_entries, cq_entries)?;
         let whole = Box::into_raw(Box::new(ring));
         // SAFETY: `whole` comes from a box that `Ring::drop` takes back after the three parts are gone; until then
@@ -60,7 +60,7 @@ impl Ring {
             }
         }
         // SAFETY: `whole` is valid until `drop`, and reading its descriptor number touches nothing the parts change.
-        sys::dup(&Raw(unsafe { &*self.whole }.as_raw_fd()))
+        raw::dup(&Raw(unsafe { &*self.whole }.as_raw_fd()))
     }
 
     /// Queues an entry for the next enter.
@@ -99,7 +99,7 @@ impl Ring {
         let queued = u32::try_from(self.sq.len()).expect("a queue has fewer than 2^32 entries");
         // What waits for room in the queue must not wait for completions, which may depend on it.
         let want = if self.backlog.is_empty() { want } else { 0 };
-        let span = sys::timespec(timeout.unwrap_or_default());
+        let span = timespec(timeout.unwrap_or_default());
         let args = if timeout.is_some() { SubmitArgs::new().timespec(&span) } else { SubmitArgs::new() };
         // SAFETY: `args` and `span` live on our stack for the whole call; the entries were vouched for in `push`.
         let result = unsafe { self.submitter.enter(queued, want, self.wait_flags.bits(), Some(&args)) };
@@ -134,6 +134,11 @@ impl Ring {
     pub(super) fn overflowed(&self) -> bool {
         self.sq.cq_overflow()
     }
+}
+
+/// A time span as a ring wants it.
+fn timespec(span: Duration) -> Timespec {
+    Timespec::new().sec(span.as_secs()).nsec(span.subsec_nanos())
 }
 
 impl Drop for Ring {

@@ -2,7 +2,6 @@
 
 mod completing;
 mod op;
-mod spin;
 
 use std::fmt;
 use std::fs::File;
@@ -11,30 +10,30 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bytes::Bytes;
 use io_uring::{opcode, squeue, types};
 
 use self::op::{Op, WriteOp};
-use self::spin::Spin;
-use super::control::{Command, ControlHandle};
-use super::error::UringError;
-use super::files;
-use super::jobs::Jobs;
-use super::open_files::OpenFiles;
+use super::probe;
 use super::recv_pool::{self, RecvPool};
 use super::ring::Ring;
 use super::send::SendOp;
-use super::signal::{Signal, WOKEN};
-use super::slots::{Key, Slots};
 use super::streams::{Handle, Streams, Table};
-use super::sys;
-use super::world::{Mail, Mailbox, Permit, Tuning};
+use super::world::{Rings, UringConfig};
+use crate::host::files::{Durability, Identity};
+use crate::host::helpers::{Adopt, Helpers};
+use crate::host::mail::Permit;
+use crate::host::open_files::OpenFiles;
+use crate::host::signal::{Signal, WOKEN};
+use crate::host::slots::{Key, Slots};
+use crate::host::spin::Spin;
+use crate::host::world::Start;
+use crate::host::{files, sys};
 use crate::{
-    AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, DialError, FileId, FileInfo, Io, Job, LockError, SendFile,
-    ShardNo, StreamId, Time, Token,
+    AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, FileId, FileInfo, Io, Job, LockError, SendFile, ShardNo,
+    StreamId, Time, Token, WorldError,
 };
 
 /// Set in the user data of entries that own no slot.
@@ -50,8 +49,6 @@ const KICKING: u64 = SLOTLESS | 2 << 32;
 const SPARE_MAX: usize = 256;
 /// How long a ring that is dropped waits for its operations to end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// Letters of the mailbox handed out per turn at most.
-const MAIL_PER_TURN_MAX: usize = 1024;
 
 /// One shard's io_uring. Made by [`UringSeed::into_io`](super::UringSeed::into_io) on the thread that uses it.
 pub struct Uring {
@@ -63,13 +60,11 @@ pub struct Uring {
     pool: RecvPool,
     table: Table,
     ring: Ring,
-    files: OpenFiles,
+    files: OpenFiles<Handle>,
     locks: Vec<File>,
     signals: Arc<[Signal]>,
-    mail: Receiver<Mail>,
-    mailbox: Mailbox,
-    control: ControlHandle,
-    jobs: Option<Jobs>,
+    rings: Rings,
+    helpers: Helpers,
     /// Completions that needed no kernel.
     ready: Vec<Completion>,
     /// Streams that wait for buffers to come back.
@@ -86,25 +81,18 @@ pub struct Uring {
 }
 
 impl Uring {
-    pub(super) fn new(
-        shard: ShardNo,
-        tuning: &Tuning,
-        signals: Arc<[Signal]>,
-        mail: Receiver<Mail>,
-        mailbox: Mailbox,
-        control: ControlHandle,
-    ) -> Result<Uring, UringError> {
-        if tuning.pin {
-            sys::pin_thread(usize::from(shard.0))
-                .map_err(|source| UringError::Io { what: "pin a shard's thread", source })?;
+    pub(super) fn new(start: Start, config: &UringConfig, rings: Rings) -> Result<Uring, WorldError> {
+        let Start { shard, signals, mail, mailbox, control } = start;
+        let failed = |what| move |source| WorldError::Io { what, source };
+        if config.world.pin {
+            sys::pin_thread(usize::from(shard.0)).map_err(failed("pin a shard's thread"))?;
         }
-        let ring = Ring::new(tuning.sq_entries, tuning.cq_entries)?;
-        let pool = RecvPool::new(&ring.submitter, tuning.recv_buffers, tuning.recv_buffer_size)
-            .map_err(|source| UringError::Io { what: "register receive buffers", source })?;
-        let table = Table::new(&ring.submitter, tuning.table_size);
-        let own = ring.dup().map_err(|source| UringError::Io { what: "duplicate a ring's descriptor", source })?;
-        assert!(signals[usize::from(shard.0)].ring.set(own).is_ok(), "one ring per shard");
-        let bundles = tuning.bundles && ring.capabilities.bundles;
+        let ring = Ring::new(config.sq_entries, config.cq_entries)?;
+        let pool = probe::pool(&ring.submitter, &config.world)?;
+        let table = Table::new(&ring.submitter, config.table_size);
+        let own = ring.dup().map_err(failed("duplicate a ring's descriptor"))?;
+        assert!(rings[usize::from(shard.0)].set(own).is_ok(), "one ring per shard");
+        let bundles = config.bundles && ring.capabilities.bundles;
         let kicked = vec![false; signals.len()];
         let mut uring = Uring {
             shard,
@@ -117,16 +105,14 @@ impl Uring {
             files: OpenFiles::new(),
             locks: Vec::new(),
             signals,
-            mail,
-            mailbox,
-            control,
-            jobs: None,
+            rings,
+            helpers: Helpers::new(shard, mail, mailbox, control, Durability::ByWrite),
             ready: Vec::new(),
             starved: Vec::new(),
             spare_sends: Vec::new(),
             spare_bufs: Vec::new(),
             kicked,
-            spin: Spin { max: tuning.spin, now: tuning.spin },
+            spin: Spin::new(config.world.spin),
             bundles,
             _not_send: PhantomData,
         };
@@ -136,13 +122,13 @@ impl Uring {
 
     /// How many operations the kernel has in its hands.
     #[cfg(test)]
-    pub(super) fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.slots.len()
     }
 
     /// The socket of a stream.
     #[cfg(test)]
-    pub(super) fn socket(&mut self, id: StreamId) -> &OwnedFd {
+    pub(crate) fn socket(&mut self, id: StreamId) -> &OwnedFd {
         &self.streams.get(id).expect("the stream exists").fd
     }
 
@@ -154,7 +140,7 @@ impl Uring {
 
     fn listen_for_kicks(&mut self) {
         let mut count = Box::new([0; 8]);
-        let fd = types::Fd(self.signal().event.as_raw_fd());
+        let fd = types::Fd(self.signal().event().as_raw_fd());
         let entry = opcode::Read::new(fd, count.as_mut_ptr(), 8).build();
         let key = self.slots.insert(Op::Event(count));
         // SAFETY: the slot keeps the box, and `signals` the descriptor, until the completion.
@@ -234,15 +220,6 @@ impl Uring {
         }
     }
 
-    fn adopt(&mut self, fd: OwnedFd, permit: Option<Permit>) -> StreamId {
-        let handle = self.table.insert(&self.ring.submitter, &fd);
-        self.streams.insert(fd, handle, permit)
-    }
-
-    fn adopt_file(&mut self, file: File) -> FileId {
-        self.files.insert(&self.ring.submitter, &mut self.table, file)
-    }
-
     /// Nothing more is said about the stream; it goes when the kernel has let go of it.
     fn shut(&mut self, id: StreamId) {
         let Some(stream) = self.streams.open(id) else { return };
@@ -274,10 +251,10 @@ impl Uring {
 
     /// Looks around without waiting for a while; true if something turned up.
     fn spin(&mut self, until: Option<Time>) -> io::Result<bool> {
-        if self.spin.now.is_zero() {
+        if self.spin.span().is_zero() {
             return Ok(false);
         }
-        let end = sys::clock() + self.spin.now;
+        let end = sys::clock() + self.spin.span();
         loop {
             if self.ring.wants_enter() {
                 self.ring.enter(0, None)?;
@@ -291,7 +268,6 @@ impl Uring {
                 return Ok(true);
             }
             if now >= end {
-                self.spin.miss();
                 return Ok(false);
             }
             std::hint::spin_loop();
@@ -301,6 +277,7 @@ impl Uring {
     /// Submits, and waits if nothing is there yet.
     fn submit_and_wait(&mut self, wait_until: Option<Time>, patient: bool) -> io::Result<()> {
         let mut patient = patient && !self.signal().is_raised() && !self.ring.has_completions();
+        let begin = sys::clock();
         if patient && self.spin(wait_until)? {
             patient = false;
         }
@@ -309,12 +286,33 @@ impl Uring {
         if patient && timeout.is_none_or(|timeout| !timeout.is_zero()) && self.signal().park() {
             let result = self.ring.enter(1, timeout);
             self.signal().unpark();
+            self.spin.missed(sys::clock().since(begin));
             result
         } else if self.ring.wants_enter() {
             self.ring.enter(0, None)
         } else {
             Ok(())
         }
+    }
+}
+
+impl Adopt for Uring {
+    fn helpers(&self) -> &Helpers {
+        &self.helpers
+    }
+
+    fn stream(&mut self, fd: OwnedFd, permit: Option<Permit>) -> StreamId {
+        let handle = self.table.insert(&self.ring.submitter, &fd);
+        self.streams.insert(fd, handle, permit)
+    }
+
+    fn file(&mut self, file: File) -> FileId {
+        let handle = self.table.insert(&self.ring.submitter, &file);
+        self.files.insert(file, handle)
+    }
+
+    fn removed(&mut self, identity: Identity) {
+        self.files.removed(identity, |handle| self.table.remove(&self.ring.submitter, handle));
     }
 }
 
@@ -377,25 +375,17 @@ impl Io for Uring {
     }
 
     fn dial(&mut self, dial: Dial) {
-        let token = dial.token;
-        if !self.control.put(Command::Dial { shard: self.shard, dial }) {
-            let result = Err(DialError::Io(io::ErrorKind::NotConnected));
-            self.ready.push(Completion::Dialed { token, result });
-        }
+        self.ready.extend(self.helpers.dial(dial));
     }
 
     fn send_file(&mut self, send: SendFile) {
-        let token = send.token;
-        if !self.control.put(Command::SendFile { shard: self.shard, send }) {
-            let result = Err(DialError::Io(io::ErrorKind::NotConnected));
-            self.ready.push(Completion::FileSent { token, result });
-        }
+        self.ready.extend(self.helpers.send_file(send));
     }
 
     fn write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, token: Token) {
         let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
         assert!(offset.is_multiple_of(align) && !buf.is_empty(), "{} bytes at {offset} of {file:?}", buf.len());
-        if self.files.begin_write(file) {
+        if self.files.begin_write(file).is_some() {
             self.submit_write(WriteOp { file, token, buf, offset, done: 0 });
         } else {
             let result = Err(io::ErrorKind::NotFound.into());
@@ -404,20 +394,8 @@ impl Io for Uring {
     }
 
     fn job(&mut self, job: Job, token: Token) {
-        let file = match &job {
-            Job::DropCache { file } => match self.files.get(*file) {
-                Ok(file) => Some(file.clone()),
-                Err(error) => return self.ready.push(Completion::JobDone { token, result: Err(error) }),
-            },
-            _ => None,
-        };
-        if self.jobs.is_none() {
-            match Jobs::start(format!("ringraft-job-{}", self.shard), self.mailbox.clone()) {
-                Ok(jobs) => self.jobs = Some(jobs),
-                Err(error) => return self.ready.push(Completion::JobDone { token, result: Err(error) }),
-            }
-        }
-        self.jobs.as_ref().expect("started above").put(job, file, token);
+        let files = &self.files;
+        self.ready.extend(self.helpers.job(job, token, |id| files.get(id)));
     }
 
     fn wake(&mut self, shard: ShardNo) {
@@ -427,10 +405,10 @@ impl Io for Uring {
             return;
         }
         self.kicked[n] = true;
-        let Some(ring) = self.signals[n].ring.get() else { return };
+        let Some(ring) = self.rings[n].get() else { return };
         let entry = opcode::MsgRingData::new(types::Fd(ring.as_raw_fd()), 0, KICK, None).build();
         let data = KICKING | u64::from(shard.0);
-        // SAFETY: the entry points to nothing; `signals` keeps the descriptor.
+        // SAFETY: the entry points to nothing; `rings` keeps the descriptor.
         unsafe { self.ring.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(data)) };
     }
 
@@ -444,11 +422,11 @@ impl Io for Uring {
     }
 
     fn open(&mut self, path: &Path) -> io::Result<FileId> {
-        files::open_direct(path).map(|file| self.adopt_file(file))
+        files::open_direct(path, Durability::ByWrite).map(|file| self.file(file))
     }
 
     fn create_zeroed(&mut self, path: &Path, size: u64) -> io::Result<FileId> {
-        files::create_zeroed(path, size).map(|file| self.adopt_file(file))
+        files::create_zeroed(path, size, Durability::ByWrite).map(|file| self.file(file))
     }
 
     fn read(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<AlignedBuf> {
@@ -456,7 +434,7 @@ impl Io for Uring {
     }
 
     fn map(&mut self, file: FileId) -> io::Result<Bytes> {
-        files::map(self.files.get(file)?)
+        super::map(self.files.get(file)?)
     }
 
     fn read_file(&mut self, path: &Path) -> io::Result<Bytes> {
@@ -470,7 +448,7 @@ impl Io for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.helpers.end_jobs();
         for id in self.streams.ids() {
             self.shut(id);
         }

@@ -4,9 +4,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use io_uring::Submitter;
 
-use super::slots::{Key, Slots};
-use super::world::Permit;
 use crate::StreamId;
+use crate::host::mail::Permit;
+use crate::host::slots::{Key, Slots};
 
 /// How an entry names a socket or file.
 #[derive(Clone, Copy, Debug)]

@@ -2,10 +2,11 @@
 //! applied.
 
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use ringraft_raft::{
-    Append, Body, ConfChange, ConfState, Config, EntryId, EntryKind, EntryMeta, HardState, Index, Message, PeerId,
-    Proposed, Raft, ReadState, Ready, Refused, SoftState, StepError, Storage,
+    Append, Body, Compat, ConfChange, ConfChangeOp, ConfState, Config, EntryId, EntryKind, EntryMeta, HardState, Index,
+    Message, OpenError, Payloads, PeerId, Proposed, Raft, ReadState, Ready, Refused, SoftState, StepError, Storage,
 };
 
 use super::log::MemLog;
@@ -18,7 +19,7 @@ pub type Payload = u64;
 pub struct Packet {
     pub message: Message,
     pub entries: Vec<(EntryMeta, Payload)>,
-    pub snapshot: Option<Image>,
+    pub snapshot: Option<Rc<Image>>,
 }
 
 /// A snapshot of the state machine.
@@ -34,7 +35,15 @@ pub struct Image {
 pub struct Disk {
     pub log: MemLog,
     pub payloads: VecDeque<Payload>,
-    pub image: Image,
+    pub image: Rc<Image>,
+}
+
+impl Disk {
+    /// An empty one of a member that begins with this membership.
+    pub fn new(conf: ConfState) -> Disk {
+        let image = Image { conf: conf.clone(), ..Image::default() };
+        Disk { log: MemLog::new(conf), image: Rc::new(image), ..Disk::default() }
+    }
 }
 
 /// A write that was begun.
@@ -43,13 +52,7 @@ struct Write {
     append: Append,
     entries: Vec<(EntryMeta, Payload)>,
     commit: Option<Index>,
-    image: Option<Image>,
-}
-
-/// Entries to apply.
-#[derive(Debug)]
-struct Apply {
-    entries: Vec<(Index, EntryMeta, Payload)>,
+    image: Option<Rc<Image>>,
 }
 
 pub struct Node {
@@ -58,81 +61,126 @@ pub struct Node {
     pub machine: Image,
     pub reads: Vec<ReadState>,
     pub soft: SoftState,
+    /// Entries handed out for application, in the lots in which they were.
+    pub applies: VecDeque<VecDeque<(Index, EntryMeta, Payload)>>,
+    /// What the member has said to itself since somebody looked.
+    pub said: Vec<Message>,
+    /// The entries from here on may be others than when somebody last looked.
+    pub changed: Option<Index>,
+    /// How often a leader's entries took the place of others.
+    pub replaced: usize,
+    /// What the membership of the core is as of: the last change applied, or a snapshot that is not durable yet.
+    pub conf_at: Index,
     /// Whether the log that the core asks shows entries when their write begins, or when it ends.
     early: bool,
-    /// Payloads from the log's base on, durable or not.
+    /// The log as the shell holds it, durable or not.
     cache_base: Index,
-    cache: VecDeque<Payload>,
+    cache: VecDeque<(EntryMeta, Payload)>,
     writes: VecDeque<Write>,
-    applies: VecDeque<Apply>,
     /// Snapshot that arrived and was taken, until its write begins.
-    arrived: Option<Image>,
+    arrived: Option<Rc<Image>>,
     commit_to_write: Option<Index>,
     ready: Ready,
+    messages: Vec<Message>,
 }
 
 impl Node {
+    /// A member that (re)starts from its disk; what its snapshot covers is applied.
     pub fn new(config: Config, disk: Disk, early: bool) -> Node {
+        let config = Config { applied: disk.image.at.index, ..config };
         let raft = Raft::new(config, disk.log.clone()).expect("a valid log");
         Node {
             raft,
-            machine: disk.image.clone(),
+            machine: Image::clone(&disk.image),
             reads: Vec::new(),
             soft: SoftState::default(),
+            applies: VecDeque::new(),
+            said: Vec::new(),
+            changed: Some(disk.log.base.index.next()),
+            replaced: 0,
+            conf_at: disk.image.at.index,
             early,
             cache_base: disk.log.base.index,
-            cache: disk.payloads.clone(),
+            cache: disk.log.entries.iter().copied().zip(disk.payloads.iter().copied()).collect(),
             disk,
             writes: VecDeque::new(),
-            applies: VecDeque::new(),
             arrived: None,
             commit_to_write: None,
             ready: Ready::default(),
+            messages: Vec::new(),
         }
     }
 
-    pub fn payload(&self, index: Index) -> Payload {
+    /// What the shell holds as the entry at `index`.
+    pub fn entry(&self, index: Index) -> (EntryMeta, Payload) {
         self.cache[usize::try_from(index.0 - self.cache_base.0 - 1).unwrap()]
     }
 
-    fn cached_to(&self) -> Index {
+    /// The index before the first entry that the shell holds.
+    pub fn cache_base(&self) -> Index {
+        self.cache_base
+    }
+
+    /// The index of the last entry that the shell holds.
+    pub fn cached_to(&self) -> Index {
         Index(self.cache_base.0 + self.cache.len() as u64)
     }
 
+    /// Notes that the entries from `first` on may be others.
+    pub fn touch(&mut self, first: Index) {
+        self.changed = Some(self.changed.map_or(first, |before| before.min(first)));
+    }
+
     /// Entries that the core appended by itself are empty.
-    fn fill(&mut self) {
+    pub fn fill(&mut self) {
         while self.cached_to() < self.raft.last_index() {
-            let meta = self.raft.meta(self.cached_to().next()).unwrap();
+            let index = self.cached_to().next();
+            let meta = self.raft.meta(index).unwrap();
             assert_eq!(meta.size, 0, "an entry of the core's own is empty");
-            self.cache.push_back(0);
+            self.touch(index);
+            self.cache.push_back((meta, 0));
         }
     }
 
-    fn stage(&mut self, first: Index, payloads: impl Iterator<Item = Payload>) {
+    fn stage(&mut self, first: Index, entries: impl Iterator<Item = (EntryMeta, Payload)>) {
+        self.touch(first);
         self.cache.truncate(usize::try_from(first.0 - self.cache_base.0 - 1).unwrap());
         assert_eq!(self.cached_to().next(), first, "staging leaves a gap");
-        self.cache.extend(payloads);
+        self.cache.extend(entries);
     }
 
     pub fn propose(&mut self, payload: Payload, size: u32) -> Result<Proposed, Refused> {
+        self.fill();
         let proposed = self.raft.propose(EntryKind::Normal, size)?;
-        self.stage_own(proposed, payload);
+        self.stage_own(proposed, EntryKind::Normal, size, payload);
         Ok(proposed)
     }
 
     pub fn propose_conf_change(&mut self, change: &ConfChange, payload: Payload) -> Result<Proposed, Refused> {
+        self.fill();
         let proposed = self.raft.propose_conf_change(change, 8)?;
-        self.stage_own(proposed, payload);
+        self.stage_own(proposed, EntryKind::ConfChangeV2, 8, payload);
         Ok(proposed)
     }
 
-    fn stage_own(&mut self, proposed: Proposed, payload: Payload) {
+    fn stage_own(&mut self, proposed: Proposed, kind: EntryKind, size: u32, payload: Payload) {
         if let Proposed::Appended(id) = proposed {
-            while self.cached_to().next() < id.index {
-                self.cache.push_back(0);
-            }
-            self.stage(id.index, std::iter::once(payload));
+            self.stage(id.index, std::iter::once((EntryMeta { term: id.term, kind, size }, payload)));
         }
+    }
+
+    /// Founds a group; the changes get these payloads.
+    pub fn bootstrap(
+        &mut self,
+        founders: &[ConfChangeOp],
+        payloads: &[Payload],
+    ) -> Result<Vec<(EntryId, ConfChange)>, OpenError> {
+        let founded = self.raft.bootstrap(founders)?;
+        for ((id, _), payload) in founded.iter().zip(payloads) {
+            let meta = self.raft.meta(id.index).unwrap();
+            self.stage(id.index, std::iter::once((meta, *payload)));
+        }
+        Ok(founded)
     }
 
     pub fn step(&mut self, packet: &Packet) -> Result<(), StepError> {
@@ -142,6 +190,8 @@ impl Node {
                 self.arrived = Some(image.clone());
                 self.cache.clear();
                 self.cache_base = image.at.index;
+                self.conf_at = image.at.index;
+                self.touch(image.at.index.next());
             }
             return Ok(());
         }
@@ -149,23 +199,33 @@ impl Node {
         let stepped = self.raft.step(packet.message, &metas)?;
         if let (Some(first), Body::Append { prev, .. }) = (stepped.appended, packet.message.body) {
             let skip = usize::try_from(first.0 - prev.index.0 - 1).unwrap();
-            self.stage(first, packet.entries[skip..].iter().map(|(_, payload)| *payload));
+            self.replaced += usize::from(first <= self.cached_to());
+            self.stage(first, packet.entries[skip..].iter().copied());
         }
         Ok(())
     }
 
     fn entries(&self, after: Index, upto: Index) -> Vec<(EntryMeta, Payload)> {
-        let one = |index| (self.raft.meta(Index(index)).unwrap(), self.payload(Index(index)));
-        (after.0 + 1..=upto.0).map(one).collect()
+        (after.0 + 1..=upto.0).map(|index| self.entry(Index(index))).collect()
     }
 
     /// Fills in what a message names.
     fn pack(&self, message: Message) -> Packet {
         let (entries, snapshot) = match message.body {
-            Body::Append { prev, last, .. } => (self.entries(prev.index, last), None),
-            Body::Snapshot { at } => {
+            Body::Append { prev, last, payloads: Payloads::All, .. } => (self.entries(prev.index, last), None),
+            Body::Append { prev, last, payloads: Payloads::Stripped, .. } => {
+                let strip = |(meta, payload): (EntryMeta, Payload)| {
+                    (meta.stripped(), if meta.kind == EntryKind::Normal { 0 } else { payload })
+                };
+                (self.entries(prev.index, last).into_iter().map(strip).collect(), None)
+            }
+            Body::Snapshot { at, payloads } => {
                 assert!(self.disk.image.at >= at, "the snapshot promised is there");
-                (Vec::new(), Some(self.disk.image.clone()))
+                let mut image = self.disk.image.clone();
+                if payloads == Payloads::Stripped {
+                    Rc::make_mut(&mut image).hash = 0;
+                }
+                (Vec::new(), Some(image))
             }
             _ => (Vec::new(), None),
         };
@@ -175,18 +235,30 @@ impl Node {
     /// Takes the messages that are queued, while what they name is as it was.
     pub fn take_messages(&mut self, out: &mut Vec<Packet>) {
         self.fill();
-        let mut messages = Vec::new();
+        let mut messages = std::mem::take(&mut self.messages);
         self.raft.take_messages(&mut messages);
-        out.extend(messages.into_iter().map(|message| self.pack(message)));
+        out.extend(messages.drain(..).map(|message| self.pack(message)));
+        self.messages = messages;
     }
 
-    /// Takes a Ready: messages out, the write and the entries to apply into their queues. Returns what it took, for
-    /// showing.
-    pub fn take_ready(&mut self, out: &mut Vec<Packet>) -> Ready {
-        self.fill();
+    /// Takes a Ready: messages out, the write and the entries to apply into their queues.
+    pub fn take_ready(&mut self, out: &mut Vec<Packet>) {
+        let mut ready = std::mem::take(&mut self.ready);
+        self.raft.ready(&mut ready);
+        self.ready = self.act_on(ready, out);
+    }
+
+    /// As [`Node::take_ready`]; returns what it took, for showing.
+    pub fn show_ready(&mut self, out: &mut Vec<Packet>) -> Ready {
         let mut ready = std::mem::take(&mut self.ready);
         self.raft.ready(&mut ready);
         let shown = ready.clone();
+        self.ready = self.act_on(ready, out);
+        shown
+    }
+
+    fn act_on(&mut self, mut ready: Ready, out: &mut Vec<Packet>) -> Ready {
+        self.fill();
         for message in ready.messages.drain(..) {
             assert_ne!(message.to, self.raft.id(), "nothing to ourselves leaves at once");
             out.push(self.pack(message));
@@ -211,15 +283,17 @@ impl Node {
         }
         let (after, upto) = ready.committed;
         if after < upto {
-            let one = |index| (Index(index), self.raft.meta(Index(index)).unwrap(), self.payload(Index(index)));
-            self.applies.push_back(Apply { entries: (after.0 + 1..=upto.0).map(one).collect() });
+            let one = |index| {
+                let (meta, payload) = self.entry(Index(index));
+                (Index(index), meta, payload)
+            };
+            self.applies.push_back((after.0 + 1..=upto.0).map(one).collect());
         }
         self.reads.append(&mut ready.reads);
         if let Some(soft) = ready.soft_state {
             self.soft = soft;
         }
-        self.ready = ready;
-        shown
+        ready
     }
 
     pub fn has_write(&self) -> bool {
@@ -230,13 +304,9 @@ impl Node {
         !self.applies.is_empty()
     }
 
-    /// The oldest write becomes durable.
-    pub fn finish_write(&mut self, out: &mut Vec<Packet>) {
-        let Some(mut write) = self.writes.pop_front() else { return };
-        write_to(&mut self.disk.log, &write);
-        if !self.early {
-            write_to(self.raft.storage_mut(), &write);
-        }
+    /// The oldest write is on the disk.
+    fn write_down(&mut self, write: &Write) {
+        write_to(&mut self.disk.log, write);
         if let Some(image) = &write.image {
             self.disk.payloads.clear();
             self.disk.image = image.clone();
@@ -246,8 +316,20 @@ impl Node {
             self.disk.payloads.truncate(usize::try_from(after.0 - self.disk.log.base.index.0).unwrap());
             self.disk.payloads.extend(write.entries.iter().map(|(_, payload)| *payload));
         }
+    }
+
+    /// The oldest write becomes durable.
+    pub fn finish_write(&mut self, out: &mut Vec<Packet>) {
+        let Some(mut write) = self.writes.pop_front() else { return };
+        // Whatever the core now takes for durable must look as it did.
+        self.touch(self.raft.durable_index().min(write.append.entries.0).max(self.cache_base).next());
+        self.write_down(&write);
+        if !self.early {
+            write_to(self.raft.storage_mut(), &write);
+        }
         for message in write.append.after_sync.hold() {
             if message.to == self.raft.id() {
+                self.said.push(message);
                 self.raft.step(message, &[]).expect("our own word");
             } else {
                 out.push(self.pack(message));
@@ -257,8 +339,14 @@ impl Node {
         if let Some(image) = write.image
             && image.at.index > self.machine.at.index
         {
-            self.machine = image;
+            self.machine = Image::clone(&image);
+            // A shell by etcd's rules answers for every lot that it was handed, though a snapshot has overtaken it:
+            // only that lets further ones go once the limit was reached.
+            let last = self.applies.back().and_then(|lot| lot.back()).map(|(last, ..)| *last);
             self.applies.clear();
+            if let (Some(last), true) = (last, self.raft.config().compat != Compat::Off) {
+                self.raft.applied(last);
+            }
         }
     }
 
@@ -268,59 +356,102 @@ impl Node {
         changes: &HashMap<Payload, ConfChange>,
         mut each: impl FnMut(Index, &EntryMeta, Payload, &Image),
     ) {
-        let Some(apply) = self.applies.pop_front() else { return };
-        for (index, meta, payload) in apply.entries {
-            assert_eq!(index, self.machine.at.index.next(), "entries are applied in order, once");
-            self.machine.at = EntryId { term: meta.term, index };
-            self.machine.hash = mix(self.machine.hash, payload ^ meta.term.0 << 32);
-            if meta.kind != EntryKind::Normal {
-                let change = changes.get(&payload).cloned().unwrap_or_default();
-                if let Ok(conf) = self.raft.apply_conf_change(&change) {
-                    self.machine.conf = conf;
-                }
-            }
+        while let Some((index, meta, payload, last)) = self.apply_one(changes) {
             each(index, &meta, payload, &self.machine);
+            if last {
+                self.report_applied();
+                return;
+            }
         }
+    }
+
+    /// Applies one entry. Whether it was the last of its lot.
+    pub fn apply_one(&mut self, changes: &HashMap<Payload, ConfChange>) -> Option<(Index, EntryMeta, Payload, bool)> {
+        let lot = self.applies.front_mut()?;
+        let (index, meta, payload) = lot.pop_front().expect("lots are not empty");
+        let last = lot.is_empty();
+        if last {
+            self.applies.pop_front();
+        }
+        assert_eq!(index, self.machine.at.index.next(), "entries are applied in order, once");
+        self.machine.at = EntryId { term: meta.term, index };
+        self.machine.hash = mix(self.machine.hash, payload ^ meta.term.0 << 32);
+        self.conf_at = self.conf_at.max(index);
+        if meta.kind != EntryKind::Normal {
+            let change = changes.get(&payload).cloned().unwrap_or_default();
+            if let Ok(conf) = self.raft.apply_conf_change(&change) {
+                self.machine.conf = conf;
+            }
+        }
+        Some((index, meta, payload, last))
+    }
+
+    /// Tells the core how far the state machine is.
+    pub fn report_applied(&mut self) {
         self.raft.applied(self.machine.at.index);
     }
 
     /// Makes a snapshot of what is applied, and compacts the log up to there.
     pub fn compact(&mut self) {
+        self.compact_but(0);
+    }
+
+    /// Makes a snapshot of what is applied, and compacts the log up to `keep` entries before it.
+    pub fn compact_but(&mut self, keep: u64) {
         let at = self.machine.at;
         let replaced = self.has_write() || self.arrived.is_some();
-        if at.index <= self.disk.log.base.index || at.index > self.disk.log.last_index() || replaced {
+        if at.index <= self.disk.image.at.index || at.index > self.disk.log.last_index() || replaced {
             return;
         }
-        self.disk.image = self.machine.clone();
-        let conf = self.machine.conf.clone();
-        self.disk.payloads.drain(..usize::try_from(at.index.0 - self.disk.log.base.index.0).unwrap());
-        self.disk.log.compact(at.index, conf.clone());
-        self.raft.storage_mut().compact(at.index, conf);
-        self.cache.drain(..usize::try_from(at.index.0 - self.cache_base.0).unwrap());
-        self.cache_base = at.index;
+        self.disk.image = Rc::new(self.machine.clone());
+        let upto = Index(at.index.0.saturating_sub(keep)).max(self.disk.log.base.index);
+        let count = usize::try_from(upto.0 - self.disk.log.base.index.0).unwrap();
+        self.disk.payloads.drain(..count);
+        for log in [&mut self.disk.log, self.raft.storage_mut()] {
+            log.compact(upto, self.machine.conf.clone());
+            log.snapshot = Some(at);
+        }
+        self.cache.drain(..count);
+        self.cache_base = upto;
     }
 
     /// Loses durable entries after `last`, or the whole log and its snapshot if that is not in it any more, and starts
     /// again. Term and vote stay: what was promised about them was promised to others.
     pub fn lose(&mut self, last: Index, first_conf: &ConfState) {
         let log = &mut self.disk.log;
-        if last < log.base.index {
-            *log = MemLog { hard: log.hard, ..MemLog::new(first_conf.clone()) };
-            self.disk.payloads.clear();
-            self.disk.image = Image { conf: first_conf.clone(), ..Image::default() };
+        if last < self.disk.image.at.index {
+            let hard = log.hard;
+            self.disk = Disk::new(first_conf.clone());
+            self.disk.log.hard = hard;
         } else {
             log.truncate(last);
             self.disk.payloads.truncate(usize::try_from(last.0 - log.base.index.0).unwrap());
         }
+        let log = &mut self.disk.log;
         log.hard.commit = log.hard.commit.min(log.last_index());
         self.restart();
     }
 
     /// Loses everything that is not durable, and starts again.
     pub fn restart(&mut self) {
+        self.restart_after(0);
+    }
+
+    /// Crashes and starts again. The oldest `count` writes had reached the disk, though nobody was told; of the rest
+    /// nothing did.
+    pub fn restart_after(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(write) = self.writes.pop_front() else { break };
+            self.write_down(&write);
+        }
         let config = self.raft.config().clone();
         let seed = config.seed.wrapping_add(1);
         *self = Node::new(Config { seed, ..config }, std::mem::take(&mut self.disk), self.early);
+    }
+
+    /// Writes that were begun.
+    pub fn write_count(&self) -> usize {
+        self.writes.len()
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use ringraft_io::{ShardNo, StreamId, Time};
 use ringraft_raft::record::{self, GroupSeed};
-use ringraft_raft::{Body, EntryId, EntryKind, GroupId, Index, PeerId, Term};
+use ringraft_raft::{Body, EntryId, EntryKind, GroupId, Index, Payloads, PeerId, Term};
 
 use crate::frame::Link;
 use crate::handshake::{Purpose, Refusal, Request, Response, SnapshotHead};
@@ -89,7 +89,7 @@ fn append_frame() {
     let id = EntryId { term: Term(5), index: Index(8) };
     record::encode(GroupSeed::of(group), id, EntryKind::Normal, &[b"hello"], &mut run);
     let prev = EntryId { term: Term(4), index: Index(7) };
-    let what = What::Append { term: Term(5), prev, commit: Index(7), count: 1 };
+    let what = What::Append { term: Term(5), prev, commit: Index(7), payloads: Payloads::All, count: 1 };
     writer.push(group, what, [run.freeze()]).unwrap();
     let mut bufs = Vec::new();
     writer.gather(Time(0), 1000, &mut bufs);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ringraft_io::{Completion, DialError, Io, StreamId, Time};
 use ringraft_raft::record::{self, GroupSeed};
-use ringraft_raft::{Body, EntryId, EntryKind, GroupId, Index, Message, PeerId, Term};
+use ringraft_raft::{Body, EntryId, EntryKind, GroupId, Index, Message, Payloads, PeerId, Term};
 
 use crate::frame::{FrameKind, Header};
 use crate::handshake::{HandshakeError, Refusal};
@@ -31,7 +31,8 @@ fn append(group: GroupId, first: u64, sizes: &[usize]) -> (Message, Vec<Bytes>) 
         run.freeze()
     });
     let prev = EntryId { term: Term(2), index: Index(first - 1) };
-    let body = Body::Append { prev, last: Index(first - 1 + sizes.len() as u64), commit: Index(4) };
+    let payloads = if group.0.is_multiple_of(2) { Payloads::Stripped } else { Payloads::All };
+    let body = Body::Append { prev, last: Index(first - 1 + sizes.len() as u64), commit: Index(4), payloads };
     (Message { from: peer(0), to: peer(1), term: Term(3), body }, runs.collect())
 }
 
@@ -184,7 +185,7 @@ fn without_streams_nothing_is_kept() {
     let stranger = Message { to: PeerId(9), ..heartbeat(1) };
     assert_eq!(world.send(1, &stranger), SendOutcome::UnknownPeer);
     let at = EntryId { term: Term(1), index: Index(5) };
-    let snapshot = Message { body: Body::Snapshot { at }, ..heartbeat(1) };
+    let snapshot = Message { body: Body::Snapshot { at, payloads: Payloads::All }, ..heartbeat(1) };
     assert_eq!(world.send(1, &snapshot), SendOutcome::NeedsSnapshotChannel);
     assert_eq!(world.nodes[0].transport.peer_status(peer(1)).unwrap().counters.dropped_unconnected, 2);
 }

@@ -4,13 +4,12 @@ use std::io;
 
 use io_uring::cqueue;
 
-use super::{CANCEL, KICKING, MAIL_PER_TURN_MAX, Op, SLOTLESS, Uring, WriteOp};
-use crate::uring::jobs::Outcome;
+use super::{CANCEL, KICKING, Op, SLOTLESS, Uring, WriteOp};
+use crate::host::signal::{MAIL, WOKEN};
+use crate::host::slots::Key;
+use crate::host::{files, helpers};
 use crate::uring::send::SendOp;
-use crate::uring::signal::{MAIL, WOKEN};
-use crate::uring::slots::Key;
-use crate::uring::world::Mail;
-use crate::{BLOCK_ALIGN, CloseReason, Completion, Dialed, JobOutput, StreamId};
+use crate::{CloseReason, Completion, StreamId};
 
 impl Uring {
     /// Takes all completions that have arrived.
@@ -139,7 +138,7 @@ impl Uring {
     }
 
     fn write_ended(&mut self, mut op: WriteOp, result: i32, out: &mut Vec<Completion>) {
-        let result = match after_write(op.buf.len() - op.done, result) {
+        let result = match left_after(op.buf.len() - op.done, result) {
             Ok(0) => Ok(()),
             Ok(left) => {
                 op.done = op.buf.len() - left;
@@ -147,7 +146,9 @@ impl Uring {
             }
             Err(error) => Err(error),
         };
-        self.files.end_write(&self.ring.submitter, &mut self.table, op.file);
+        if let Some(handle) = self.files.end_write(op.file) {
+            self.table.remove(&self.ring.submitter, handle);
+        }
         out.push(Completion::Written { file: op.file, token: op.token, buf: op.buf, result });
     }
 
@@ -157,72 +158,21 @@ impl Uring {
         if bits & WOKEN != 0 {
             out.push(Completion::Woken);
         }
-        if bits & MAIL != 0 {
-            for _ in 0..MAIL_PER_TURN_MAX {
-                let Ok(mail) = self.mail.try_recv() else { return };
-                let completion = self.open_mail(mail);
-                out.push(completion);
-            }
+        if bits & MAIL != 0 && helpers::take_mail(self, out) {
             // There may be more: do not wait before having looked.
             self.signal().raise(MAIL);
         }
     }
-
-    fn open_mail(&mut self, mail: Mail) -> Completion {
-        match mail {
-            Mail::Accepted { fd, permit, greeting } => {
-                Completion::Accepted { stream: self.adopt(fd, Some(permit)), greeting }
-            }
-            Mail::Dialed { token, result } => {
-                let result = result.map(|(fd, response)| Dialed { stream: self.adopt(fd, None), response });
-                Completion::Dialed { token, result }
-            }
-            Mail::FileSent { token, result } => Completion::FileSent { token, result },
-            Mail::FileReceived { greeting, path } => Completion::FileReceived { greeting, path },
-            Mail::JobDone { token, result } => {
-                let result = result.map(|outcome| match outcome {
-                    Outcome::Done => JobOutput::Done,
-                    Outcome::Opened(file) => JobOutput::Opened(self.adopt_file(file)),
-                    Outcome::Loaded(bytes) => JobOutput::Loaded(bytes),
-                    Outcome::Removed(identity) => {
-                        self.files.removed(&self.ring.submitter, &mut self.table, identity);
-                        JobOutput::Done
-                    }
-                });
-                Completion::JobDone { token, result }
-            }
-        }
-    }
-}
-
-/// How many of `left` bytes a durable write must still write after the kernel said `result`.
-fn after_write(left: usize, result: i32) -> io::Result<usize> {
-    let Ok(written) = usize::try_from(result) else { return Err(io::Error::from_raw_os_error(-result)) };
-    assert!(written <= left, "wrote {written} of {left} bytes");
-    // What is not a whole block is written again.
-    let whole = written - written % BLOCK_ALIGN;
-    if whole == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(left - whole) }
 }
 
 fn kind(errno: i32) -> io::ErrorKind {
     io::Error::from_raw_os_error(errno).kind()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_writes_go_on_or_fail() {
-        for (left, result, want) in [
-            (8192, 8192, Ok(0)),
-            (8192, 4096, Ok(4096)),
-            (8192, 8191, Ok(4096)),
-            (8192, 512, Err(io::ErrorKind::WriteZero)),
-            (8192, 0, Err(io::ErrorKind::WriteZero)),
-            (8192, -libc::ENOSPC, Err(io::ErrorKind::StorageFull)),
-        ] {
-            assert_eq!(after_write(left, result).map_err(|error| error.kind()), want, "{result} of {left}");
-        }
+/// How many of `left` bytes a durable write must still write after the kernel said `result`.
+fn left_after(left: usize, result: i32) -> io::Result<usize> {
+    match usize::try_from(result) {
+        Ok(written) => files::left_after_write(left, written),
+        Err(_) => Err(io::Error::from_raw_os_error(-result)),
     }
 }

@@ -25,7 +25,7 @@ pub fn name(body: &Body) -> &'static str {
         Body::HeartbeatReply { .. } => "MsgHeartbeatResp",
         Body::Snapshot { .. } => "MsgSnap",
         Body::ReadIndex { .. } => "MsgReadIndex",
-        Body::ReadIndexReply { .. } => "MsgReadIndexResp",
+        Body::ReadIndexReply { .. } | Body::ReadIndexReject { .. } => "MsgReadIndexResp",
         Body::TransferLeader { .. } => "MsgTransferLeader",
         Body::TimeoutNow => "MsgTimeoutNow",
     }
@@ -204,6 +204,7 @@ pub fn busy(own: &str, term: Term, target: PeerId) -> String {
 
 fn not_elected(own: &str, term: Term, why: NoElection) -> (usize, String) {
     match why {
+        NoElection::Lease => unreachable!("etcd has no such rule"),
         NoElection::Leader => (DEBUG, format!("{own} ignoring MsgHup because already leader")),
         NoElection::Unpromotable => (WARN, format!("{own} is unpromotable and can not campaign")),
         NoElection::ConfChangePending => (

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use ringraft_raft::{
-    Compat, ConfChange, ConfState, Config, EntryId, EntryKind, Index, PeerId, ReadId, ReadPolicy, Role, Term,
+    Compat, ConfChange, ConfState, Config, EntryId, EntryKind, Index, Payloads, PeerId, ReadId, ReadPolicy, Role, Term,
     Transition,
 };
 
@@ -371,7 +371,7 @@ impl Env {
     fn send_snapshot(&mut self, from: u64, to: u64) {
         let node = self.node(from);
         let snapshot = node.history.last().expect("the first snapshot").clone();
-        let body = Body::Snapshot { at: snapshot.at };
+        let body = Body::Snapshot { at: snapshot.at, payloads: Payloads::All };
         let message = ringraft_raft::Message { from: PeerId(from), to: PeerId(to), term: node.raft.term(), body };
         let mut msg = Msg::new(name(&body), from, to, Inner::Raft(message));
         msg.term = message.term.0;

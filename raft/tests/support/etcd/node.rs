@@ -116,7 +116,7 @@ impl Node {
         msg.term = message.term.0;
         let index = |index| EntryId { term: Term(0), index };
         match message.body {
-            Body::Append { prev, last, commit } => {
+            Body::Append { prev, last, commit, .. } => {
                 msg.log = prev;
                 msg.commit = commit.0;
                 msg.entries = self.range(prev.index, last);
@@ -136,6 +136,7 @@ impl Node {
                 msg.log = index(at);
                 msg.entries = vec![self.read(id)];
             }
+            Body::ReadIndexReject { .. } => unreachable!("etcd says nothing"),
             Body::TransferLeader { target } => msg.from = target.0,
         }
         msg

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use ringraft_raft::confchange::Draft;
+use ringraft_raft::inflights::Inflights;
 use ringraft_raft::quorum::{self, INFINITY, VoteResult};
 use ringraft_raft::tracker::Tracker;
 use ringraft_raft::{ConfState, Index, PeerId};
@@ -146,7 +147,7 @@ pub struct Changer {
 
 impl Default for Changer {
     fn default() -> Changer {
-        Changer { tracker: Tracker::new(10, 0), last: Index::ZERO }
+        Changer { tracker: Tracker::default(), last: Index::ZERO }
     }
 }
 
@@ -168,7 +169,8 @@ impl Changer {
             "leave-joint" => draft.leave_joint(),
             _ => return Err("unknown command".into()),
         };
-        self.tracker.install(draft.map_err(|error| error.to_string())?, self.last);
+        let window = Inflights::new(10, 0);
+        self.tracker.install(draft.map_err(|error| error.to_string())?, self.last, &window);
         let mut text = show_config(self.tracker.conf()) + "\n";
         for (id, progress) in self.tracker.iter() {
             writeln!(text, "{id}: {}", show_progress(progress)).unwrap();

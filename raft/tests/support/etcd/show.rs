@@ -193,7 +193,8 @@ fn peer(op: &ConfChangeOp) -> PeerId {
         ConfChangeOp::AddVoter(id)
         | ConfChangeOp::AddLearner(id)
         | ConfChangeOp::Remove(id)
-        | ConfChangeOp::Update(id) => id,
+        | ConfChangeOp::Update(id)
+        | ConfChangeOp::AddWitness(id) => id,
     }
 }
 
@@ -204,6 +205,7 @@ fn show_ops(ops: &[ConfChangeOp]) -> String {
             ConfChangeOp::AddLearner(_) => 'l',
             ConfChangeOp::Remove(_) => 'r',
             ConfChangeOp::Update(_) => 'u',
+            ConfChangeOp::AddWitness(_) => 'w',
         };
         format!("{letter}{}", peer(op))
     };
@@ -247,6 +249,7 @@ pub fn show_change(change: &ConfChange) -> String {
             ConfChangeOp::AddLearner(_) => "AddLearnerNode",
             ConfChangeOp::Remove(_) => "RemoveNode",
             ConfChangeOp::Update(_) => "UpdateNode",
+            ConfChangeOp::AddWitness(_) => unreachable!("etcd has no witnesses"),
         };
         write!(text, " changes:{{type:ConfChange{name} node_id:{}}}", peer(op)).unwrap();
     }

@@ -1,0 +1,6 @@
+//! A member of ours in a cluster of real etcd servers. Skipped with a message where there is no etcd, or no io_uring.
+
+mod follow;
+mod program;
+mod relay;
+mod servers;
