@@ -42,6 +42,10 @@ pub struct Config {
     /// segment is read whole; damage in an older one is found when the entry in it is read. **Leave this on**: in rare
     /// histories of crashes a footer names a place that no longer holds the entry, which then reads as damaged.
     pub verify_on_open: bool,
+    /// Open a log although blocks of it that were durable are damaged. Groups that have lost something to that then have
+    /// [`Wounds`](crate::Wounds), and the caller keeps the rule that stands there. Otherwise such a log is refused; but
+    /// not if nothing is lost that is still needed.
+    pub open_with_holes: bool,
     /// The bits of a token that say whose it is.
     pub token_mask: u64,
     /// Those bits of the engine's own tokens.
@@ -65,6 +69,7 @@ impl Config {
             cache_bytes_max: 64 << 20,
             rewrite_percent: 25,
             verify_on_open: true,
+            open_with_holes: false,
             token_mask: 0xff << 56,
             token_base: 0x0e << 56,
         }

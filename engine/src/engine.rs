@@ -13,12 +13,14 @@ use crate::config::Config;
 use crate::error::{EngineError, ReadError};
 use crate::group::{Group, Run, Runs};
 use crate::group_log::{GroupLog, Unsaid};
+use crate::repair::Fills;
 use crate::wal::footer::Mark;
 use crate::wal::pool::Pool;
 use crate::wal::recovery::{Cut, Found, How, Unattested, recover};
 use crate::wal::section::{self, Parts};
 use crate::wal::segment::{Chain, File, Mapping, Segment};
-use crate::wal::writer::{Writer, checkpoint};
+use crate::wal::writer::{Place, Writer, checkpoint};
+use crate::wounds::{Gap, Wounded};
 
 /// Number of a batch: everything appended to it is durable once [`Engine::complete`] has given this number or a higher
 /// one.
@@ -53,6 +55,12 @@ pub struct RecoveryReport {
     pub last_batch: BatchNo,
     /// The torn tail, if there was one.
     pub cut: Option<Cut>,
+    /// Places where blocks that were durable cannot be read.
+    pub gaps: Vec<Gap>,
+    /// How many groups have [`Wounds`](crate::Wounds) from that.
+    pub wounded: usize,
+    /// There may have been groups that nothing tells of. One that is [created](Engine::create) now is in doubt.
+    pub groups_lost: bool,
     /// Blocks that were written once more, because nothing attested that they were durable.
     pub rewritten: usize,
     /// How often this log was opened.
@@ -94,16 +102,17 @@ pub struct Stats {
 /// every group writes, [`read`](Engine::read) what followers are sent, [`submit`](Engine::submit) once.
 #[derive(Debug)]
 pub struct Engine {
-    config: Config,
-    groups: Vec<Group>,
-    slots: HashMap<GroupId, usize>,
+    pub(crate) config: Config,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) slots: HashMap<GroupId, usize>,
     checkpoint_bytes: usize,
-    chain: Chain,
+    pub(crate) chain: Chain,
     pool: Pool,
-    writer: Writer,
+    pub(crate) writer: Writer,
     tokens: Tokens,
     cached_bytes: u64,
     rewriting: Rewriting,
+    pub(crate) fills: Fills,
     failed: Option<EngineError>,
 }
 
@@ -160,6 +169,9 @@ impl Engine {
             footers: recovered.footers,
             last_batch: BatchNo(recovered.last_lsn),
             cut: recovered.cut.take(),
+            gaps: std::mem::take(&mut recovered.gaps),
+            wounded: recovered.wounded,
+            groups_lost: recovered.groups_lost,
             rewritten: recovered.unattested.len(),
             epoch: recovered.epoch + 1,
         };
@@ -187,7 +199,9 @@ impl Engine {
         for file in all.into_iter().flatten() {
             pool.found(file);
         }
-        let writer = Writer::new(&config, recovered.epoch + 1, recovered.last_lsn, next_generation, recovered.footer);
+        let (epoch, last_lsn) = (recovered.epoch + 1, recovered.last_lsn);
+        let mut writer = Writer::new(&config, epoch, last_lsn, next_generation, recovered.footer);
+        writer.groups_lost = recovered.groups_lost;
         let mut engine = Engine {
             groups: Vec::with_capacity(recovered.groups.len()),
             slots: HashMap::new(),
@@ -198,11 +212,12 @@ impl Engine {
             tokens,
             cached_bytes: 0,
             rewriting: Rewriting::default(),
+            fills: Fills::default(),
             failed: None,
             config,
         };
         let logs = engine.adopt(recovered.groups);
-        engine.start(io)?;
+        engine.start(io, recovered.begin_anew)?;
         Ok((engine, logs, report))
     }
 
@@ -229,6 +244,7 @@ impl Engine {
             conf,
             runs: Runs::default(),
             mark: Mark::default(),
+            wounded: self.writer.groups_lost.then(|| Box::new(Wounded::unknown())),
         });
         self.checkpoint_bytes += section::HEADER + checkpoint(&self.groups[slot]).len();
         self.slots.insert(group, slot);
@@ -449,7 +465,7 @@ impl Engine {
         // A disk without room for another segment needs one back, however few there are.
         let short = self.pool.is_held() && self.chain.len() > 1;
         let oldest = (short || self.chain.len() > self.config.segments_max).then(|| self.chain.oldest().generation);
-        let pins = move |group: &&Group| oldest.is_some() && group.runs.oldest_segment() == oldest;
+        let pins = move |group: &&Group| oldest.is_some_and(|oldest| group.pins_oldest(oldest));
         self.groups.iter().filter(pins).map(|group| group.group)
     }
 
@@ -478,19 +494,19 @@ impl Engine {
             durable: BatchNo(self.writer.durable()),
             queue_bytes: self.writer.queue_bytes(),
             inflight: self.writer.inflight(),
-            cached_bytes: self.cached_bytes,
+            cached_bytes: self.cached_bytes + self.fills.bytes(),
             written_bytes: self.writer.written_bytes,
             written_batches: self.writer.written_batches,
             rewritten_bytes: self.rewriting.bytes,
         }
     }
 
-    fn alive(&self) -> Result<(), EngineError> {
+    pub(crate) fn alive(&self) -> Result<(), EngineError> {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
     /// Whether entries of so many bytes are taken.
-    fn room(&self, bytes: usize) -> Result<(), EngineError> {
+    pub(crate) fn room(&self, bytes: usize) -> Result<(), EngineError> {
         let queued_bytes = self.writer.queue_bytes();
         // Without another file, the rest of the segment is for votes and compactions: they are what frees segments.
         let reserve = self.config.segment_bytes / 16;
@@ -503,7 +519,7 @@ impl Engine {
     }
 
     /// Whether a write without entries is taken.
-    fn room_for_votes(&self) -> Result<(), EngineError> {
+    pub(crate) fn room_for_votes(&self) -> Result<(), EngineError> {
         let queued_bytes = self.writer.queue_bytes();
         if queued_bytes > 2 * self.config.queue_bytes_max {
             return Err(EngineError::Busy { queued_bytes });
@@ -512,7 +528,7 @@ impl Engine {
     }
 
     /// Whether a membership that grew still fits the checkpoint.
-    fn room_in_checkpoint(&self, log: &GroupLog) -> Result<(), EngineError> {
+    pub(crate) fn room_in_checkpoint(&self, log: &GroupLog) -> Result<(), EngineError> {
         if !log.unsaid.snapshot {
             return Ok(());
         }
@@ -533,15 +549,15 @@ impl Engine {
             snapshot: log.snapshot.filter(|_| log.unsaid.snapshot),
             conf: None,
             reset,
+            doubt: group.doubt(),
+            ..Parts::default()
         };
         let mut staged = std::mem::take(&mut log.staged);
         if log.unsaid.snapshot || !said {
             parts.conf = Some(&log.conf);
         }
         if staged.is_empty() && !parts.is_empty() {
-            self.writer.reserve(section::HEADER + parts.len(), &mut self.chain, &self.groups);
-            self.writer.put(log.group(), &parts, None);
-            self.written(log, &parts);
+            self.put_parts(log, &parts);
         }
         while let Some((first, run)) = staged.pop_front() {
             self.lay_out_run(log, &mut parts, first, run);
@@ -552,35 +568,54 @@ impl Engine {
 
     fn lay_out_run(&mut self, log: &GroupLog, parts: &mut Parts, mut first: Index, mut run: Bytes) {
         while !run.is_empty() {
-            let head = section::HEADER + parts.len();
-            let mut len = log.encoded_len(first);
-            let left = self.writer.reserve(head + len, &mut self.chain, &self.groups) - head;
-            let mut next = first.next();
-            let piece = if run.len() <= left {
-                next = Index(first.0 + Records::new(&run).count() as u64);
-                std::mem::take(&mut run)
-            } else {
-                while len + log.encoded_len(next) <= left {
-                    len += log.encoded_len(next);
-                    next = next.next();
-                }
-                run.split_to(len)
-            };
-            let records = u32::try_from(next.0 - first.0).expect("records of one block");
-            let place = self.writer.put(log.group(), parts, Some((first.prev(), records, &piece)));
+            let (piece, next, place) = self.put_run(log.slot, parts, first, &mut run);
             self.written(log, parts);
-            *parts = Parts::default();
+            *parts = Parts { doubt: parts.doubt, ..Parts::default() };
 
             let group = &mut self.groups[log.slot];
+            group.replaced_from(first, &mut self.chain);
             group.runs.truncate(first, log.entries(), &mut self.chain);
             let len = u32::try_from(piece.len()).expect("bytes of one block");
-            self.writer.footer.add(group.group, &mut group.mark, place.offset, &piece);
             let at = Run { first, segment: place.generation, offset: place.offset, len };
             group.runs.push(at, next.prev(), Some(piece), &mut self.chain);
             let slot = u32::try_from(log.slot).expect("fewer than 2^32 groups");
             self.chain.get_mut(place.generation).cached.push_back(slot);
             first = next;
         }
+    }
+
+    /// Puts a section with the first records of `run` into the open block, or into the next one. Gives what it took of
+    /// the run, the index behind that, and where it lies.
+    pub(crate) fn put_run(
+        &mut self,
+        slot: usize,
+        parts: &Parts,
+        first: Index,
+        run: &mut Bytes,
+    ) -> (Bytes, Index, Place) {
+        let head = section::HEADER + parts.len();
+        let mut records = Records::new(run).map(|record| record.expect("read before").bytes().len());
+        let one = records.next().expect("not empty");
+        let left = self.writer.reserve(head + one, &mut self.chain, &self.groups) - head;
+        let (mut len, mut count) = (one, 1);
+        for more in records {
+            if len + more > left {
+                break;
+            }
+            (len, count) = (len + more, count + 1);
+        }
+        let piece = run.split_to(len);
+        let Group { group, mark, .. } = &mut self.groups[slot];
+        let place = self.writer.put(*group, parts, Some((first.prev(), count, &piece)));
+        self.writer.footer.add(*group, mark, place.offset, &piece, parts.fill);
+        (piece, Index(first.0 + u64::from(count)), place)
+    }
+
+    /// Puts a section without entries.
+    pub(crate) fn put_parts(&mut self, log: &GroupLog, parts: &Parts) {
+        self.writer.reserve(section::HEADER + parts.len(), &mut self.chain, &self.groups);
+        self.writer.put(log.group(), parts, None);
+        self.written(log, parts);
     }
 
     /// A section with these parts is laid out: only from now on may a checkpoint say so, and segments be given up for
@@ -594,8 +629,10 @@ impl Engine {
         }
         if let Some(base) = parts.base {
             if parts.reset {
+                group.replaced_from(Index::ZERO, &mut self.chain);
                 group.runs.clear(&mut self.chain);
             } else {
+                group.compacted_upto(base.index);
                 group.runs.forget_upto(base.index, log.entries(), &mut self.chain);
             }
             group.base = base;
@@ -612,6 +649,7 @@ impl Engine {
     /// Lets go of cached runs of sealed segments, oldest first, down to the budget.
     fn evict(&mut self) {
         let durable = self.writer.durable();
+        self.fills.evict(&self.chain, durable);
         while self.cached_bytes > self.config.cache_bytes_max {
             let Some(segment) = self.chain.evictable(durable) else { return };
             let slot = segment.cached.pop_front().expect("not empty");
@@ -637,24 +675,26 @@ impl Engine {
         if let Some(bytes) = cached {
             return Ok((bytes.slice(from..to), next));
         }
+        if let Some(bytes) = self.fills.find(&run) {
+            return Ok((bytes.slice(from..to), next));
+        }
         let segment = self.chain.get_mut(run.segment);
         let mapping = mapped(io, segment)?;
-        let file = segment.file.as_ref().expect("a sealed segment is in a file");
-        let offset = run.offset as usize;
-        let damaged = |index| ReadError::Damaged { file: file.path.clone(), offset: offset as u64, index };
-        if mapping.len() < offset + to {
-            return Err(damaged(first));
-        }
-        let bytes = mapping.slice(offset + from..offset + to);
+        let (from, to) = (run.offset as usize + from, run.offset as usize + to);
+        let bytes = mapping.slice(from.min(mapping.len())..to.min(mapping.len()));
         let mut index = first;
         for record in Records::new(&bytes) {
-            let good = record.is_ok_and(|record| record.id.index == index && record.verify(log.seed()));
-            if !good {
-                return Err(damaged(index));
+            if !record.is_ok_and(|record| record.id.index == index && record.verify(log.seed())) {
+                break;
             }
             index = index.next();
         }
-        if index == next { Ok((bytes, next)) } else { Err(damaged(index)) }
+        if index == next {
+            return Ok((bytes, next));
+        }
+        let file = segment.file.as_ref().expect("it was mapped").path.clone();
+        self.unreadable(log, at, &mapping, &file);
+        Err(ReadError::Damaged { file, offset: run.offset.into(), index })
     }
 
     /// Writes small groups that keep the oldest segment again, so that it can be given up. What is staged is not
@@ -668,12 +708,13 @@ impl Engine {
         self.rewriting.seen = self.writer.written_bytes;
         let most = self.config.batch_bytes_max / 2;
         self.rewriting.credit = (self.rewriting.credit + written * percent / 100).min(2 * most as u64);
-        let oldest = Some(self.chain.oldest().generation);
+        let oldest = self.chain.oldest().generation;
         for _ in 0..REWRITE_LOOKS.min(self.groups.len()) {
             let slot = self.rewriting.slot % self.groups.len();
             self.rewriting.slot = slot + 1;
-            let runs = &self.groups[slot].runs;
-            let Some(bytes) = runs.bytes_upto(most).filter(|_| runs.oldest_segment() == oldest) else { continue };
+            let Group { runs, wounded, .. } = &self.groups[slot];
+            let moves = wounded.is_none() && runs.pins_oldest(oldest);
+            let Some(bytes) = runs.bytes_upto(most).filter(|_| moves) else { continue };
             if self.rewriting.credit < bytes as u64 || self.room(bytes).is_err() {
                 // Its turn comes when there is credit or room.
                 self.rewriting.slot = slot;
@@ -714,7 +755,7 @@ impl Engine {
         let place = self.writer.put(id, &Parts::default(), Some((first.prev(), records, &bytes)));
         let group = &mut self.groups[slot];
         let before = group.runs.cached_bytes();
-        self.writer.footer.add(id, &mut group.mark, place.offset, &bytes);
+        self.writer.footer.add(id, &mut group.mark, place.offset, &bytes, false);
         group.runs.clear(&mut self.chain);
         let len = u32::try_from(bytes.len()).expect("bytes of one block");
         let run = Run { first, segment: place.generation, offset: place.offset, len };
@@ -731,11 +772,14 @@ impl Engine {
         let mut logs = Vec::with_capacity(found.len());
         for (slot, (id, (log, group))) in found.into_iter().enumerate() {
             assert!(log.slot == slot, "groups are numbered in order");
-            let mut segment = None;
-            for run in group.runs.iter() {
-                if segment != Some(run.segment) {
-                    segment = Some(run.segment);
-                    self.chain.get_mut(run.segment).pins += 1;
+            let islands = group.wounded.iter().flat_map(|wounded| &wounded.islands);
+            for runs in islands.map(|island| &island.runs).chain([&group.runs]) {
+                let mut segment = None;
+                for run in runs.iter() {
+                    if segment != Some(run.segment) {
+                        segment = Some(run.segment);
+                        self.chain.get_mut(run.segment).pins += 1;
+                    }
                 }
             }
             let slot_u32 = u32::try_from(slot).expect("fewer than 2^32 groups");
@@ -753,9 +797,9 @@ impl Engine {
     }
 
     /// Writes the first batch of this opening, so that its epoch is on the disk before anything is promised.
-    fn start<I: Io>(&mut self, io: &mut I) -> Result<(), EngineError> {
+    fn start<I: Io>(&mut self, io: &mut I, begin_anew: bool) -> Result<(), EngineError> {
         let active = self.chain.iter().next_back();
-        if active.is_none_or(|active| active.bytes - active.next < BLOCK_ALIGN as u64) {
+        if begin_anew || active.is_none_or(|active| active.bytes - active.next < BLOCK_ALIGN as u64) {
             self.writer.rotate(&mut self.chain, &self.groups);
             self.ready_file(io)?;
         }

@@ -159,12 +159,18 @@ pub enum Reason {
         /// Where its entries start.
         start: Index,
     },
+    /// An earlier opening has found damage, and this group has not been healed since; group 0: groups may be lost.
+    #[error("group {group} has not recovered from damage that was found earlier")]
+    Wounded {
+        /// Which group.
+        group: GroupId,
+    },
 }
 
 impl Reason {
     fn advice(&self) -> &'static str {
         match self {
-            Reason::Damaged { .. } | Reason::Section { .. } | Reason::Hole { .. } => {
+            Reason::Damaged { .. } | Reason::Section { .. } | Reason::Hole { .. } | Reason::Wounded { .. } => {
                 "nothing was changed; check the disk, then restore this node from its peers with an empty directory"
             }
             Reason::Missing { .. } | Reason::Duplicate { .. } | Reason::Resized { .. } => {
@@ -243,5 +249,43 @@ pub enum ReadError {
         offset: u64,
         /// Which entry.
         index: Index,
+    },
+}
+
+/// Why a group was not mended. Nothing was taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The log does not take it now.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No hole begins there.
+    #[error("no hole begins at entry {index}")]
+    NoHole {
+        /// Where the entries begin.
+        index: Index,
+    },
+    /// The bytes are not records.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// It is not the entry that is missing: another index, a checksum that is wrong, or, where it is known, another term
+    /// or size.
+    #[error("this is not the entry {index} that is missing")]
+    Entry {
+        /// The index that was expected.
+        index: Index,
+    },
+    /// Its term does not lie between those of its neighbours.
+    #[error("entry {index} cannot have term {term}")]
+    Term {
+        /// Which entry.
+        index: Index,
+        /// Its term.
+        term: Term,
+    },
+    /// Entries are missing, and nobody knows which.
+    #[error("entries from {first} on are still missing")]
+    Holes {
+        /// The first one.
+        first: Index,
     },
 }

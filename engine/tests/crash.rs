@@ -25,14 +25,14 @@ impl Dice {
 }
 
 /// What the crashed engine knew.
-struct Before {
-    durable: u64,
-    history: std::collections::BTreeMap<u64, State>,
+pub(crate) struct Before {
+    pub(crate) durable: u64,
+    pub(crate) history: std::collections::BTreeMap<u64, State>,
     begun: std::collections::BTreeMap<u64, State>,
 }
 
 impl Before {
-    fn of(rig: &Rig) -> Before {
+    pub(crate) fn of(rig: &Rig) -> Before {
         Before { durable: rig.durable.0, history: rig.history.clone(), begun: rig.begun.clone() }
     }
 
@@ -55,7 +55,7 @@ impl Before {
     }
 
     /// Whether the log may look like this if it ends with batch `last`.
-    fn fits(&self, last: u64, now: &State) -> Result<(), String> {
+    pub(crate) fn fits(&self, last: u64, now: &State) -> Result<(), String> {
         let (_, state) = self.history.range(..=last).next_back().unwrap();
         if now != state {
             // A write that was split over several batches: every group is as before it or as part of it.
@@ -106,7 +106,7 @@ fn act(rig: &mut Rig, dice: &mut Dice) {
 }
 
 /// Runs a few turns in which writes complete in any order, or not at all.
-fn run(rig: &mut Rig, dice: &mut Dice, turns: u64) {
+pub(crate) fn run(rig: &mut Rig, dice: &mut Dice, turns: u64) {
     rig.world.hold = true;
     for _ in 0..turns {
         for _ in 0..dice.roll(3) {
@@ -125,7 +125,7 @@ fn run(rig: &mut Rig, dice: &mut Dice, turns: u64) {
     }
 }
 
-fn crash(world: &World, dice: &mut Dice) -> Image {
+pub(crate) fn crash(world: &World, dice: &mut Dice) -> Image {
     // Whole writes lost or kept, or torn anywhere.
     let mood = dice.roll(4);
     let whole: Vec<u64> = (0..world.pending.len()).map(|_| dice.roll(2)).collect();

@@ -7,6 +7,7 @@ mod damage;
 mod faults;
 mod footer;
 mod golden;
+mod holes;
 mod inspect;
 mod reader;
 mod restart;

@@ -1,15 +1,21 @@
-//! Real processes, a real ring, real files. Skipped with a message where io_uring is not permitted.
+//! Real processes, real sockets, real files; with io_uring where it is permitted, else without.
 
 mod cli;
 mod crash;
+mod io;
 mod load;
 
 use std::path::{Path, PathBuf};
 
 use ringraft::bench::cluster::{Cluster, ClusterConfig, RunDir};
 
-/// Whether these tests can run here; says why if not.
-pub(crate) fn can_run() -> bool {
+/// The `--io` of all programs that these tests start: the variable RINGRAFT_TEST_IO, else what the program takes by itself.
+pub(crate) fn io() -> Option<String> {
+    std::env::var("RINGRAFT_TEST_IO").ok().filter(|io| !io.is_empty())
+}
+
+/// Whether io_uring is permitted, for what does not go without; says why if not.
+pub(crate) fn has_ring() -> bool {
     match ringraft_io::uring::probe() {
         Ok(_) => true,
         Err(error) => {
@@ -32,13 +38,14 @@ pub(crate) fn run_dir(name: &str) -> RunDir {
 }
 
 pub(crate) fn cluster(dir: &RunDir, groups: u64, shards: u16, flags: &[&str]) -> Cluster {
+    let io = io().into_iter().flat_map(|io| ["--io".to_owned(), io]);
     let config = ClusterConfig {
         program: program(),
         dir: dir.path().to_owned(),
         nodes: 3,
         shards,
         groups,
-        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        flags: flags.iter().map(|flag| (*flag).to_owned()).chain(io).collect(),
     };
     Cluster::start(config).expect("a cluster starts")
 }

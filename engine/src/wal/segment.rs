@@ -128,6 +128,15 @@ impl Chain {
         segment
     }
 
+    /// Whether the file of this segment may be mapped: it is sealed, and nothing is on its way to it. So it is if there is
+    /// no such segment any more.
+    pub(crate) fn is_settled(&self, generation: u32, durable: u64) -> bool {
+        let at = self.segments.partition_point(|segment| segment.generation < generation);
+        let segment = self.segments.get(at).filter(|segment| segment.generation == generation);
+        let open = |segment: &Segment| segment.last_lsn > durable || segment.sealing;
+        segment.is_none_or(|segment| generation < self.active().generation && !open(segment))
+    }
+
     /// Generation of the oldest segment that any group needs; the active one's if none does.
     pub(crate) fn first_needed(&self) -> u32 {
         let pinned = self.segments.iter().find(|segment| segment.pins > 0);

@@ -43,6 +43,8 @@ pub(crate) struct Writer {
     buffers: Vec<AlignedBuf>,
     pub(crate) written_bytes: u64,
     pub(crate) written_batches: u64,
+    /// Damage may have taken groups that nothing tells of: said in every head.
+    pub(crate) groups_lost: bool,
 }
 
 /// The block being filled.
@@ -107,6 +109,7 @@ impl Writer {
             buffers: Vec::new(),
             written_bytes: 0,
             written_batches: 0,
+            groups_lost: false,
         }
     }
 
@@ -220,7 +223,8 @@ impl Writer {
         let body_len = block::HEAD + said().map(|group| section::HEADER + checkpoint(group).len()).sum::<usize>();
         let mut buf = self.buffer(padded_len(body_len));
         let body = &mut buf[block::HEADER..];
-        block::put_head(&Head { previous: previous.into(), footer, segment_bytes: self.segment_bytes }, body);
+        let (segment_bytes, groups_lost) = (self.segment_bytes, self.groups_lost);
+        block::put_head(&Head { previous: previous.into(), footer, segment_bytes, groups_lost }, body);
         let (mut at, mut sections) = (block::HEAD, 0);
         for group in said() {
             at += section::put(group.group, &checkpoint(group), None, &mut body[at..]);
@@ -396,6 +400,8 @@ pub(crate) fn checkpoint(group: &Group) -> Parts<'_> {
         snapshot: group.snapshot,
         conf: Some(&group.conf),
         // Footers do not tell of entries that are gone: what an older one has of this group counts no more.
-        reset: group.runs.last_index().is_none(),
+        reset: group.runs.last_index().is_none() && group.wounded.as_ref().is_none_or(|it| it.islands.is_empty()),
+        doubt: group.doubt(),
+        ..Parts::default()
     }
 }

@@ -43,7 +43,7 @@ pub struct Portable {
     locks: Vec<File>,
     signals: Arc<[Signal]>,
     helpers: Helpers,
-    disk: Option<Disk>,
+    disk: Disk,
     /// Completions that needed no call.
     ready: Vec<Completion>,
     spin: Spin,
@@ -55,6 +55,8 @@ impl Portable {
     pub(super) fn new(start: Start, config: &WorldConfig) -> Result<Portable, WorldError> {
         let Start { shard, signals, mail, mailbox, control } = start;
         let failed = |what| move |source| WorldError::Io { what, source };
+        // Before this thread is tied to a processor: those it starts later are tied to the same one.
+        let disk = Disk::start(shard, signals.clone()).map_err(failed("start a thread for durable writes"))?;
         if config.pin {
             sys::pin_thread(usize::from(shard.0)).map_err(failed("pin a shard's thread"))?;
         }
@@ -69,7 +71,7 @@ impl Portable {
             locks: Vec::new(),
             signals,
             helpers: Helpers::new(shard, mail, mailbox, control, Durability::ByFile),
-            disk: None,
+            disk,
             ready: Vec::new(),
             spin: Spin::new(config.spin),
             _not_send: PhantomData,
@@ -79,7 +81,7 @@ impl Portable {
     /// Sends, receives and writes that are under way.
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
-        self.streams.in_flight() + self.disk.as_ref().map_or(0, Disk::in_flight)
+        self.streams.in_flight() + self.disk.in_flight()
     }
 
     /// The socket of a stream.
@@ -153,7 +155,7 @@ impl Portable {
             out.push(Completion::Woken);
         }
         if bits & WRITTEN != 0 {
-            while let Some(Written { id, token, buf, result }) = self.disk.as_mut().and_then(Disk::next) {
+            while let Some(Written { id, token, buf, result }) = self.disk.next() {
                 self.files.end_write(id);
                 out.push(Completion::Written { file: id, token, buf, result });
             }
@@ -162,21 +164,6 @@ impl Portable {
             // There may be more: do not wait before having looked.
             self.signal().raise(MAIL);
         }
-    }
-
-    /// Starts a write; its outcome if it fails at once.
-    fn start_write(&mut self, op: WriteOp) -> Option<Written> {
-        if self.disk.is_none() {
-            match Disk::start(self.shard, self.signals.clone()) {
-                Ok(disk) => self.disk = Some(disk),
-                Err(error) => {
-                    let WriteOp { id, token, buf, .. } = op;
-                    return Some(Written { id, token, buf, result: Err(error) });
-                }
-            }
-        }
-        self.disk.as_mut().expect("started above").put(op);
-        None
     }
 }
 
@@ -253,17 +240,10 @@ impl Io for Portable {
     fn write(&mut self, id: FileId, offset: u64, buf: AlignedBuf, token: Token) {
         let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
         assert!(offset.is_multiple_of(align) && !buf.is_empty(), "{} bytes at {offset} of {id:?}", buf.len());
-        let failed = match self.files.begin_write(id).cloned() {
-            Some(file) => {
-                let failed = self.start_write(WriteOp { id, file, token, offset, buf });
-                if failed.is_some() {
-                    self.files.end_write(id);
-                }
-                failed
-            }
-            None => Some(Written { id, token, buf, result: Err(io::ErrorKind::NotFound.into()) }),
-        };
-        if let Some(Written { id, token, buf, result }) = failed {
+        if let Some(file) = self.files.begin_write(id).cloned() {
+            self.disk.put(WriteOp { id, file, token, offset, buf });
+        } else {
+            let result = Err(io::ErrorKind::NotFound.into());
             self.ready.push(Completion::Written { file: id, token, buf, result });
         }
     }
@@ -308,6 +288,14 @@ impl Io for Portable {
 
     fn write_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         files::write_file(path, bytes)
+    }
+}
+
+impl Drop for Portable {
+    fn drop(&mut self) {
+        // The locks of directories go after the last write to them.
+        self.disk.end();
+        self.helpers.end_jobs();
     }
 }
 

@@ -1,6 +1,8 @@
 //! Files, durable writes and jobs.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ in_every_world! {
     small_files_are_replaced,
     jobs_run_in_order,
     a_directory_is_locked_once,
+    a_directory_is_locked_until_its_last_write,
 }
 
 fn writes_are_durable_and_read_back<W: TestWorld>() {
@@ -224,4 +227,40 @@ fn a_directory_is_locked_once<W: TestWorld>() {
     }
     drop(a);
     b.io.lock_dir(&path).expect("free again");
+}
+
+fn a_directory_is_locked_until_its_last_write<W: TestWorld>() {
+    let dir = directory();
+    let path = dir.path().join("data");
+    let segment = path.join("segment");
+    let mut other = Node::<W>::start(WorldConfig::new(1));
+    let (sender, busy) = mpsc::channel();
+    let thread = {
+        let (path, segment) = (path.clone(), segment.clone());
+        std::thread::spawn(move || {
+            let mut a = Node::<W>::start(WorldConfig::new(1));
+            a.io.lock_dir(&path).expect("locked");
+            let file = a.io.create_zeroed(&segment, 32 << 20).expect("created");
+            for n in 0..32 {
+                let mut buf = AlignedBuf::zeroed(1 << 20);
+                buf.fill(1);
+                a.io.write(file, n << 20, buf, Token(n));
+            }
+            let now = a.io.now();
+            a.io.turn(Some(now), &mut a.got).expect("a turn");
+            sender.send(()).expect("somebody waits");
+            // Dropped while it writes.
+        })
+    };
+    // What is written last.
+    let end = || {
+        let mut end = [0; 4096];
+        std::fs::File::open(&segment).and_then(|file| file.read_exact_at(&mut end, (32 << 20) - 4096)).expect("read");
+        end
+    };
+    busy.recv().expect("it writes");
+    wait(|| other.io.lock_dir(&path).ok());
+    let at_lock = end();
+    thread.join().expect("dropped");
+    assert!(at_lock == end(), "written to after the lock was free");
 }
