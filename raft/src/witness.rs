@@ -63,6 +63,7 @@
 
 use crate::error::StepError;
 use crate::message::Payloads;
+use crate::mutant::mutant;
 use crate::progress::Wanted;
 use crate::raft::Raft;
 use crate::storage::Storage;
@@ -76,12 +77,14 @@ pub(crate) fn payloads_for(witness: bool) -> Payloads {
 impl<S: Storage> Raft<S> {
     /// Up to where a leader may send entries to witnesses.
     pub(crate) fn witness_may_have(&self) -> Index {
-        self.tracker.full_matched().min(self.durable_index())
+        let durable = self.tracker.full_matched().min(self.durable_index());
+        mutant!("witness-ahead-of-payloads", self.log.last_index(), durable)
     }
 
     /// Something became durable: witnesses may have more.
     pub(crate) fn want_witnesses(&mut self) {
-        if self.role != Role::Leader || !self.tracker.has_witnesses() {
+        let awaited = self.role == Role::Leader && self.tracker.has_witnesses();
+        if !mutant!("witnesses-forgotten", false, awaited) {
             return;
         }
         let upto = self.witness_may_have();

@@ -93,6 +93,10 @@ impl Weather {
         ];
         match spice {
             Spice::ConfChanges => events.push((steady(dice, 25), Event::ChangeConf)),
+            Spice::Witnesses => {
+                events.push((steady(dice, 25), Event::ChangeConf));
+                events.push((now_and_then(dice, 4), Event::Stall));
+            }
             Spice::Losses => events.push((steady(dice, 6), Event::Lose)),
             Spice::Stalls => events.push((steady(dice, 8), Event::Stall)),
             _ => {}
