@@ -10,6 +10,7 @@ mod faults;
 mod footer;
 mod golden;
 mod holes;
+mod images;
 mod inspect;
 mod reader;
 mod restart;
