@@ -178,8 +178,10 @@ impl Engine {
             let len = log.entries().encoded_len(index);
             let record = mapping.get(offset..offset + len).and_then(|bytes| Record::read(bytes).ok());
             let good = record.is_some_and(|it| log.entries().is_at(index, &it) && it.verify(log.seed()));
+            // What lies in a damaged block stays a hole, even if it can be read: the next start finds it again.
+            let told = self.holes(log.group()).iter().any(|hole| (hole.first..=hole.last).contains(&index));
             match bad.last_mut().filter(|hole| hole.last == index.prev()) {
-                _ if good => {}
+                _ if good || told => {}
                 Some(hole) => hole.last = index,
                 None => {
                     let (reason, file) = (HoleReason::Record, PathBuf::from(file));
@@ -189,11 +191,8 @@ impl Engine {
             (index, offset) = (index.next(), offset + len);
         }
         let wounded = self.groups[log.slot].wounded.get_or_insert_with(Box::<Wounded>::default);
-        let holes = &mut wounded.told.holes;
-        // What was known of this run before is found again.
-        holes.retain(|hole| hole.last < run.first || hole.first >= end);
-        holes.extend(bad);
-        holes.sort_unstable_by_key(|hole| hole.first);
+        wounded.told.holes.extend(bad);
+        wounded.told.holes.sort_unstable_by_key(|hole| hole.first);
         self.groups[log.slot].forget_no_wounds();
     }
 }

@@ -166,11 +166,11 @@ fn sample() -> Rig {
 }
 
 /// Opens a damaged log with its wounds, checks them, mends them, and finds everything again.
-fn survive(image: Image, config: &Config, before: &Before, what: &str) -> Survived {
+pub(crate) fn survive(image: Image, config: &Config, before: &Before, what: &str) -> (Survived, u64) {
     let open = Config { open_with_holes: true, ..config.clone() };
     let mut rig = match Rig::open(image.clone(), open.clone()) {
         Ok(rig) => rig,
-        Err(EngineError::Refused(refusal)) => return Survived::Refused(refusal.reason.clone()),
+        Err(EngineError::Refused(refusal)) => return (Survived::Refused(refusal.reason.clone()), 0),
         Err(error) => panic!("{what}: {error}"),
     };
     let last = rig.report.last_batch.0;
@@ -180,7 +180,7 @@ fn survive(image: Image, config: &Config, before: &Before, what: &str) -> Surviv
         if known && rig.report.gaps.is_empty() && rig.report.footers == 0 {
             before.fits(last, &rig.now).unwrap();
         }
-        return Survived::Whole;
+        return (Survived::Whole, last);
     }
     let truth = before.history.range(..=last).next_back();
     let truth = &mut truth.map_or_else(State::new, |(_, state)| state.clone());
@@ -201,13 +201,16 @@ fn survive(image: Image, config: &Config, before: &Before, what: &str) -> Surviv
     // What follows is in no doubt.
     rig.now = found.clone();
     let mut rig = Rig::open(rig.world.files, open).unwrap();
-    assert_eq!((rig.report.wounded, &rig.found().unwrap()), (0, &*truth), "{what}, mended and opened");
+    let still: Vec<_> = rig.logs.keys().filter_map(|group| Some((*group, wounds(&rig, *group)?))).collect();
+    assert!(still.is_empty(), "{what}, mended and opened: {still:?} {:?}", rig.report);
+    assert_eq!(&rig.found().unwrap(), &*truth, "{what}, mended and opened");
     assert!(rig.now == found);
-    if wounded { Survived::Wounded } else { Survived::Whole }
+    (if wounded { Survived::Wounded } else { Survived::Whole }, last)
 }
 
+/// How a log survives damage.
 #[derive(Debug)]
-enum Survived {
+pub(crate) enum Survived {
     Whole,
     Wounded,
     Refused(Reason),
@@ -280,7 +283,7 @@ fn every_damaged_block_is_told_and_mended() {
                     let mut bad = rig.world.files.clone();
                     spoil(&mut bad.get_mut(path).unwrap()[at..at + 4096], how);
                     let what = format!("{path:?} at {at}, {how}, {verify_on_open}");
-                    match survive(bad, &config, &before, &what) {
+                    match survive(bad, &config, &before, &what).0 {
                         Survived::Whole => counts[0] += 1,
                         Survived::Wounded => counts[1] += 1,
                         Survived::Refused(reason) => {

@@ -81,7 +81,13 @@ pub(crate) fn read(files: &[(&str, &[u8])], id: u64) -> Result<Log, String> {
                 if u64_at(bytes, 80 + 16) != bytes.len() as u64 {
                     return Err("resized".into());
                 }
-                if heads.insert(u64_at(head, GENERATION), at).is_some() {
+                let now =
+                    At { generation: u64_at(head, GENERATION), position: 0, lsn: 0, epoch: 0, first: 0, durable: 0 };
+                let next = reader.header(bytes, head.len()).ok();
+                let newer = next.is_some_and(|next| u64_at(next, GENERATION) > now.generation);
+                if newer || reader.block(&now, bytes, 1).is_err() {
+                    reader.search(bytes, 0);
+                } else if heads.insert(now.generation, at).is_some() {
                     return Err("duplicate".into());
                 }
             }
