@@ -1,24 +1,23 @@
 //! The engine: the log of one shard, driven by its loop.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Completion, Io, Token};
+use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::record::{GroupSeed, Records};
-use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, Storage, StorageError};
+use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, PeerId, Storage, StorageError};
 
 use crate::config::Config;
-use crate::error::{EngineError, ReadError};
+use crate::error::{EngineError, Overdue, ReadError};
 use crate::group::{Group, Run, Runs};
 use crate::group_log::{GroupLog, Unsaid};
 use crate::repair::Fills;
 use crate::wal::footer::Mark;
 use crate::wal::pool::Pool;
-use crate::wal::recovery::{Cut, Found, How, Unattested, recover};
+use crate::wal::recovery::Cut;
 use crate::wal::section::{self, Parts};
-use crate::wal::segment::{Chain, File, Mapping, Segment};
+use crate::wal::segment::{Chain, Mapping, Segment};
 use crate::wal::writer::{Place, Writer, checkpoint};
 use crate::wounds::{Gap, Wounded};
 
@@ -105,20 +104,20 @@ pub struct Engine {
     pub(crate) config: Config,
     pub(crate) groups: Vec<Group>,
     pub(crate) slots: HashMap<GroupId, usize>,
-    checkpoint_bytes: usize,
+    pub(crate) checkpoint_bytes: usize,
     pub(crate) chain: Chain,
-    pool: Pool,
+    pub(crate) pool: Pool,
     pub(crate) writer: Writer,
-    tokens: Tokens,
-    cached_bytes: u64,
-    rewriting: Rewriting,
+    pub(crate) tokens: Tokens,
+    pub(crate) cached_bytes: u64,
+    pub(crate) rewriting: Rewriting,
     pub(crate) fills: Fills,
-    failed: Option<EngineError>,
+    pub(crate) failed: Option<EngineError>,
 }
 
 /// Writing survivors again.
 #[derive(Default, Debug)]
-struct Rewriting {
+pub(crate) struct Rewriting {
     /// The group to look at next.
     slot: usize,
     /// Bytes that may be written again now.
@@ -133,14 +132,18 @@ const REWRITE_LOOKS: usize = 64;
 
 /// Makes the engine's tokens.
 #[derive(Debug)]
-struct Tokens {
+pub(crate) struct Tokens {
     base: u64,
     mask: u64,
     next: u64,
 }
 
 impl Tokens {
-    fn next(&mut self) -> Token {
+    pub(crate) fn new(config: &Config) -> Tokens {
+        Tokens { base: config.token_base, mask: config.token_mask, next: 0 }
+    }
+
+    pub(crate) fn next(&mut self) -> Token {
         // The bits of the mask are filled with ones, so that counting carries over them.
         self.next = (self.next | self.mask).wrapping_add(1);
         Token(self.base | self.next & !self.mask)
@@ -148,79 +151,6 @@ impl Tokens {
 }
 
 impl Engine {
-    /// Locks the directory, finds the log in it (an empty directory is an empty log) and makes what was found durable.
-    /// *Blocking*: before the first turn, with nothing else in flight on `io`. The logs come sorted by group.
-    ///
-    /// # Errors
-    /// [`EngineError::Config`], [`EngineError::Lock`], [`EngineError::Open`], [`EngineError::Refused`]: nothing was
-    /// changed. [`EngineError::Failed`]: the disk does not take writes.
-    pub fn open<I: Io>(io: &mut I, config: Config) -> Result<(Engine, Vec<GroupLog>, RecoveryReport), EngineError> {
-        config.check()?;
-        io.lock_dir(&config.dir).map_err(|error| EngineError::Lock(Arc::new(error)))?;
-        let mut pool = Pool::new(&config);
-        let files = find(io, &config, &mut pool)?;
-        let mut recovered = recover(&config, &files, &mut |at, how| load(io, &files[at], how))?;
-
-        let report = RecoveryReport {
-            groups: recovered.groups.len(),
-            entries: recovered.entries,
-            segments: recovered.segments.len(),
-            blocks: recovered.blocks,
-            footers: recovered.footers,
-            last_batch: BatchNo(recovered.last_lsn),
-            cut: recovered.cut.take(),
-            gaps: std::mem::take(&mut recovered.gaps),
-            wounded: recovered.wounded,
-            groups_lost: recovered.groups_lost,
-            rewritten: recovered.unattested.len(),
-            epoch: recovered.epoch + 1,
-        };
-        let tail = recovered.segments.last().map(|kept| kept.file);
-        let mut tokens = Tokens { base: config.token_base, mask: config.token_mask, next: 0 };
-        rewrite(io, &files, std::mem::take(&mut recovered.unattested), &mut tokens)?;
-
-        let first_generation = recovered.generation.max(recovered.segments.last().map_or(0, |k| k.generation.into()));
-        let next_generation = u32::try_from(first_generation + 1).expect("checked when it was read");
-        let mut chain = Chain::default();
-        let mut all: Vec<Option<File>> = Vec::with_capacity(files.len());
-        for (at, file) in files.iter().enumerate() {
-            let mapped_once = recovered.mapped.contains(&at) && Some(at) != tail;
-            let (path, id) = (file.path.clone(), file.id);
-            all.push(Some(File { path, id, bytes: file.bytes, mapped_once }));
-        }
-        for kept in &recovered.segments {
-            let file = all[kept.file].take().expect("a file is one segment");
-            let mut segment = Segment::new(kept.generation, file.bytes);
-            segment.file = Some(file);
-            segment.next = kept.end;
-            segment.last_lsn = kept.last_lsn;
-            chain.push(segment);
-        }
-        for file in all.into_iter().flatten() {
-            pool.found(file);
-        }
-        let (epoch, last_lsn) = (recovered.epoch + 1, recovered.last_lsn);
-        let mut writer = Writer::new(&config, epoch, last_lsn, next_generation, recovered.footer);
-        writer.groups_lost = recovered.groups_lost;
-        let mut engine = Engine {
-            groups: Vec::with_capacity(recovered.groups.len()),
-            slots: HashMap::new(),
-            checkpoint_bytes: 0,
-            chain,
-            pool,
-            writer,
-            tokens,
-            cached_bytes: 0,
-            rewriting: Rewriting::default(),
-            fills: Fills::default(),
-            failed: None,
-            config,
-        };
-        let logs = engine.adopt(recovered.groups);
-        engine.start(io, recovered.begin_anew)?;
-        Ok((engine, logs, report))
-    }
-
     /// A new group with this first membership. Touches no file: it becomes durable with its first append.
     ///
     /// # Errors
@@ -281,8 +211,8 @@ impl Engine {
     /// batch that completes it. An empty write gives the last batch begun.
     ///
     /// # Errors
-    /// [`EngineError::Failed`], [`EngineError::Busy`], [`EngineError::TooManyGroups`] (for a membership that grew):
-    /// nothing was taken, what is staged stays so.
+    /// [`EngineError::Failed`], [`EngineError::Busy`], [`EngineError::Full`], [`EngineError::TooManyGroups`] (for a
+    /// membership that grew): nothing was taken, what is staged stays so.
     ///
     /// # Panics
     /// If the entries are not exactly those staged, or the snapshot is not the one set.
@@ -356,7 +286,7 @@ impl Engine {
     }
 
     /// Forgets all entries: the log begins behind `base`, whatever it held, here at once, on the disk with the batch whose
-    /// number is given. The commit index is at least there.
+    /// number is given. The commit index is at least there, and the term at least that of `base`.
     ///
     /// # Errors
     /// As [`Engine::append`]; nothing was forgotten.
@@ -369,6 +299,9 @@ impl Engine {
         self.room_for_votes()?;
         self.room_in_checkpoint(log)?;
         log.reset(base);
+        if log.hard.term < base.term {
+            (log.hard.term, log.hard.vote) = (base.term, PeerId::ZERO);
+        }
         self.note_commit(log, base.index);
         let before = self.groups[log.slot].runs.cached_bytes();
         self.lay_out(log, false, true);
@@ -477,6 +410,21 @@ impl Engine {
         }
     }
 
+    /// The oldest write in flight, if it has been so for [`Config::write_deadline`]: the disk hangs. Nothing is given up
+    /// for that; whether to wait for it is the node's affair.
+    #[must_use]
+    pub fn overdue(&self, now: Time) -> Option<Overdue> {
+        let limit = self.config.write_deadline;
+        self.writer.oldest(&self.chain).filter(|oldest| self.failed.is_none() && now.since(oldest.since) >= limit)
+    }
+
+    /// When the oldest write in flight becomes [overdue](Engine::overdue): the time to ask, if nothing else happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let since = self.writer.oldest_since().filter(|_| self.failed.is_none())?;
+        Some(since + self.config.write_deadline)
+    }
+
     /// Tries again to make a segment after [`EngineError::NoSegment`]. Compacting does so, too.
     pub fn retry_segments(&mut self) {
         self.pool.retry();
@@ -508,11 +456,17 @@ impl Engine {
     /// Whether entries of so many bytes are taken.
     pub(crate) fn room(&self, bytes: usize) -> Result<(), EngineError> {
         let queued_bytes = self.writer.queue_bytes();
-        // Without another file, the rest of the segment is for votes and compactions: they are what frees segments.
-        let reserve = self.config.segment_bytes / 16;
-        let bound = || self.chain.active().file.is_some();
-        let fits = || bound() && self.writer.segment_left(&self.chain) > reserve + 2 * bytes as u64;
-        if queued_bytes > self.config.queue_bytes_max || !(self.pool.free_files() > 0 || fits()) {
+        // The last files, and without any the rest of the segment, are for votes and compactions: they are what frees
+        // segments.
+        let (active, free) = (self.chain.active(), self.pool.free_files());
+        let rest = if free == 0 { self.config.segment_bytes / 16 } else { 0 };
+        let takes = active.file.is_some() && !active.reserved;
+        let fits = takes && self.writer.segment_left(&self.chain) > rest + 2 * bytes as u64;
+        let room = free > self.config.segments_reserve || fits;
+        if !room && self.pool.is_held() {
+            return Err(EngineError::Full);
+        }
+        if !room || queued_bytes > self.config.queue_bytes_max {
             return Err(EngineError::Busy { queued_bytes });
         }
         Ok(())
@@ -540,7 +494,7 @@ impl Engine {
     }
 
     /// Lays out what a group has to say, as sections of the open batch and, if it is much, of further ones.
-    fn lay_out(&mut self, log: &mut GroupLog, hard: bool, reset: bool) {
+    pub(crate) fn lay_out(&mut self, log: &mut GroupLog, hard: bool, reset: bool) {
         let group = &self.groups[log.slot];
         let said = group.said;
         let mut parts = Parts {
@@ -766,73 +720,6 @@ impl Engine {
         self.evict();
         Some(())
     }
-
-    /// Takes the groups that were found.
-    fn adopt(&mut self, found: BTreeMap<GroupId, (GroupLog, Group)>) -> Vec<GroupLog> {
-        let mut logs = Vec::with_capacity(found.len());
-        for (slot, (id, (log, group))) in found.into_iter().enumerate() {
-            assert!(log.slot == slot, "groups are numbered in order");
-            let islands = group.wounded.iter().flat_map(|wounded| &wounded.islands);
-            for runs in islands.map(|island| &island.runs).chain([&group.runs]) {
-                let mut segment = None;
-                for run in runs.iter() {
-                    if segment != Some(run.segment) {
-                        segment = Some(run.segment);
-                        self.chain.get_mut(run.segment).pins += 1;
-                    }
-                }
-            }
-            let slot_u32 = u32::try_from(slot).expect("fewer than 2^32 groups");
-            let cached = group.runs.cached_runs();
-            if cached > 0 {
-                self.chain.active_mut().cached.extend(std::iter::repeat_n(slot_u32, cached));
-            }
-            self.cached_bytes += group.runs.cached_bytes();
-            self.checkpoint_bytes += section::HEADER + checkpoint(&group).len();
-            self.slots.insert(id, slot);
-            self.groups.push(group);
-            logs.push(log);
-        }
-        logs
-    }
-
-    /// Writes the first batch of this opening, so that its epoch is on the disk before anything is promised.
-    fn start<I: Io>(&mut self, io: &mut I, begin_anew: bool) -> Result<(), EngineError> {
-        let active = self.chain.iter().next_back();
-        if begin_anew || active.is_none_or(|active| active.bytes - active.next < BLOCK_ALIGN as u64) {
-            self.writer.rotate(&mut self.chain, &self.groups);
-            self.ready_file(io)?;
-        }
-        self.writer.begin_here(&mut self.chain, &self.groups);
-        self.submit(io);
-        let target = BatchNo(self.writer.last_lsn());
-        let mut completions = Vec::new();
-        let mut durable = BatchNo(0);
-        while durable < target {
-            turn(io, &mut completions)?;
-            for completion in completions.drain(..) {
-                match self.complete(io, completion) {
-                    Ok(Some(batch)) => durable = batch,
-                    // Told again when the segment is needed.
-                    Ok(None) | Err(EngineError::NoSegment { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            self.submit(io);
-        }
-        Ok(())
-    }
-
-    /// Makes sure that the pool has a file now.
-    fn ready_file<I: Io>(&mut self, io: &mut I) -> Result<(), EngineError> {
-        let number = self.pool.next_number();
-        let path = self.pool.path(number);
-        let size = self.config.segment_bytes;
-        let id = io.create_zeroed(&path, size).map_err(|source| open_error("create", &path, source))?;
-        let file = self.pool.file(path, id);
-        self.chain.active_mut().file = Some(file);
-        Ok(())
-    }
 }
 
 /// The mapping of a sealed segment.
@@ -848,98 +735,4 @@ fn mapped<I: Io>(io: &mut I, segment: &mut Segment) -> Result<Bytes, ReadError> 
         }
     };
     Ok(mapping.bytes().clone())
-}
-
-/// The segment files of the directory, by number.
-fn find<I: Io>(io: &mut I, config: &Config, pool: &mut Pool) -> Result<Vec<Found>, EngineError> {
-    let mut files = Vec::new();
-    let list = io.list(&config.dir).map_err(|source| open_error("list", &config.dir, source))?;
-    for info in list {
-        let name = info.path.file_name().and_then(|name| name.to_str());
-        let Some(number) = name.and_then(Pool::parse_name) else { continue };
-        let path = info.path;
-        let id = io.open(&path).map_err(|source| open_error("open", &path, source))?;
-        // A file that a crash left half made is not a multiple of a block, or short; nothing was written to it.
-        let start = if info.size >= BLOCK_ALIGN as u64 {
-            let read = io.read(id, 0, BLOCK_ALIGN);
-            read.map(owned).map_err(|source| open_error("read", &path, source))?
-        } else {
-            Bytes::new()
-        };
-        pool.taken(number);
-        files.push(Found { path, id, bytes: info.size, start });
-    }
-    Ok(files)
-}
-
-fn load<I: Io>(io: &mut I, file: &Found, how: How) -> Result<Bytes, EngineError> {
-    let loaded = match how {
-        How::Mapped => io.map(file.id),
-        How::Read => {
-            let len = usize::try_from(file.bytes).expect("a file that fits memory");
-            io.read(file.id, 0, len - len % BLOCK_ALIGN).map(owned)
-        }
-        How::Part(offset, len) => io.read(file.id, offset, len).map(owned),
-    };
-    loaded.map_err(|source| open_error("read", &file.path, source))
-}
-
-/// Writes the blocks of the log that nobody attests once more, as they are: they may have been read from a volatile
-/// cache.
-fn rewrite<I: Io>(
-    io: &mut I,
-    files: &[Found],
-    blocks: Vec<Unattested>,
-    tokens: &mut Tokens,
-) -> Result<(), EngineError> {
-    // Copied before the first write: a file is not written while it is mapped.
-    let copy = |block: Unattested| {
-        let mut buf = AlignedBuf::zeroed(block.bytes.len());
-        buf.copy_from_slice(&block.bytes);
-        (block.file, block.position, buf)
-    };
-    let copies: Vec<(usize, u64, AlignedBuf)> = blocks.into_iter().map(copy).collect();
-    let mut completions = Vec::new();
-    for (file, position, buf) in copies {
-        let file = &files[file];
-        let token = tokens.next();
-        io.write(file.id, position, buf, token);
-        let mut done = false;
-        while !done {
-            turn(io, &mut completions)?;
-            for completion in completions.drain(..) {
-                if let Completion::Written { token: ended, result, .. } = completion
-                    && ended == token
-                {
-                    let failed = |source| EngineError::Failed {
-                        file: file.path.clone(),
-                        offset: position,
-                        source: Arc::new(source),
-                    };
-                    result.map_err(failed)?;
-                    done = true;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn turn<I: Io>(io: &mut I, out: &mut Vec<Completion>) -> Result<(), EngineError> {
-    io.turn(None, out).map_err(|source| open_error("wait for", &PathBuf::new(), source))
-}
-
-fn open_error(what: &'static str, file: &std::path::Path, source: std::io::Error) -> EngineError {
-    EngineError::Open { what, file: file.to_path_buf(), source: Arc::new(source) }
-}
-
-/// Aligned memory as `Bytes`, without copying.
-fn owned(buf: AlignedBuf) -> Bytes {
-    struct Owned(AlignedBuf);
-    impl AsRef<[u8]> for Owned {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-    Bytes::from_owner(Owned(buf))
 }

@@ -24,6 +24,7 @@ pub mod fuzzing;
 mod group;
 mod group_log;
 pub mod inspect;
+mod open;
 mod repair;
 pub mod snapshot;
 mod wal;
@@ -31,7 +32,7 @@ mod wounds;
 
 pub use config::Config;
 pub use engine::{BatchNo, Engine, RecoveryReport, Stats, Write};
-pub use error::{EngineError, ReadError, Reason, Refusal, RepairError, StageError};
+pub use error::{EngineError, Overdue, ReadError, Reason, Refusal, RepairError, StageError};
 pub use group_log::GroupLog;
 pub use wal::block::BlockError;
 pub use wal::recovery::Cut;

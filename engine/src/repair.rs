@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use ringraft_raft::record::{Record, Records};
-use ringraft_raft::{GroupId, HardState, Index, Storage, Term};
+use ringraft_raft::{GroupId, HardState, Index, PeerId, Storage, Term};
 
 use crate::engine::{BatchNo, Engine};
-use crate::error::RepairError;
+use crate::error::{EngineError, RepairError};
 use crate::group::{Pins, Run, Runs};
 use crate::group_log::{GroupLog, Meta, Unsaid};
 use crate::wal::section::Parts;
@@ -107,6 +107,45 @@ impl Engine {
         Ok(BatchNo(self.writer.last_lsn()))
     }
 
+    /// Gives up what lies at and behind a group's first hole: the log ends before it, here at once, and on the disk its
+    /// end is in doubt with the batch whose number is given. For who gets it all again from a leader, by appending, rather
+    /// than by [repair](Engine::repair). The term is at least that of the last entry left.
+    ///
+    /// # Errors
+    /// As [`Engine::append`]; nothing was given up.
+    ///
+    /// # Panics
+    /// If something is staged.
+    pub fn cut_at_hole(&mut self, log: &mut GroupLog) -> Result<BatchNo, EngineError> {
+        self.alive()?;
+        assert!(log.staged.is_empty(), "nothing is staged behind a hole");
+        self.room_for_votes()?;
+        let group = &mut self.groups[log.slot];
+        let before = group.runs.cached_bytes();
+        if let Some(wounded) = &mut group.wounded
+            && let Some(hole) = wounded.told.holes.first()
+        {
+            let first = hole.first;
+            wounded.told.holes.clear();
+            wounded.told.tail_lost = true;
+            wounded.islands.drain(..).for_each(|mut island| island.runs.clear(&mut self.chain));
+            if first <= log.last_index() {
+                log.entries_mut().replace_from(first);
+                group.runs.truncate(first, log.entries(), &mut self.chain);
+            }
+        }
+        self.cached_bytes = self.cached_bytes - before + group.runs.cached_bytes();
+        let last = log.last_index();
+        log.hard.commit = log.hard.commit.min(last).max(log.base.index);
+        let term = log.term(last).expect("within the log");
+        if log.hard.term < term {
+            (log.hard.term, log.hard.vote) = (term, PeerId::ZERO);
+        }
+        // What is given up keeps no segment any more: from now on only the doubt tells that there was something.
+        self.lay_out(log, true, false);
+        Ok(BatchNo(self.writer.last_lsn()))
+    }
+
     /// All groups that may have been lost to damage have been [created](Engine::create) again by now: others that are
     /// created are new. Said on the disk with the next segment; until then a restart is in doubt again.
     pub fn forget_lost_groups(&mut self) {
@@ -178,8 +217,10 @@ impl Engine {
             let len = log.entries().encoded_len(index);
             let record = mapping.get(offset..offset + len).and_then(|bytes| Record::read(bytes).ok());
             let good = record.is_some_and(|it| log.entries().is_at(index, &it) && it.verify(log.seed()));
+            // What lies in a damaged block stays a hole, even if it can be read: the next start finds it again.
+            let told = self.holes(log.group()).iter().any(|hole| (hole.first..=hole.last).contains(&index));
             match bad.last_mut().filter(|hole| hole.last == index.prev()) {
-                _ if good => {}
+                _ if good || told => {}
                 Some(hole) => hole.last = index,
                 None => {
                     let (reason, file) = (HoleReason::Record, PathBuf::from(file));
@@ -189,11 +230,8 @@ impl Engine {
             (index, offset) = (index.next(), offset + len);
         }
         let wounded = self.groups[log.slot].wounded.get_or_insert_with(Box::<Wounded>::default);
-        let holes = &mut wounded.told.holes;
-        // What was known of this run before is found again.
-        holes.retain(|hole| hole.last < run.first || hole.first >= end);
-        holes.extend(bad);
-        holes.sort_unstable_by_key(|hole| hole.first);
+        wounded.told.holes.extend(bad);
+        wounded.told.holes.sort_unstable_by_key(|hole| hole.first);
         self.groups[log.slot].forget_no_wounds();
     }
 }

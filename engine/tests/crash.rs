@@ -37,12 +37,12 @@ impl Before {
     }
 
     /// Opens the image; what it holds must be what some batch not below the durable one left.
-    fn check(&self, image: Image, config: Config) -> Rig {
+    pub(crate) fn check(&self, image: Image, config: Config) -> Rig {
         self.check_reopened(image, config, false)
     }
 
     /// `reopened`: an earlier opening may have put a batch of its own at the end, in place of a lost one.
-    fn check_reopened(&self, image: Image, config: Config, reopened: bool) -> Rig {
+    pub(crate) fn check_reopened(&self, image: Image, config: Config, reopened: bool) -> Rig {
         let rig = Rig::open(image, config).unwrap_or_else(|error| panic!("refused: {error}"));
         let last = rig.report.last_batch.0;
         assert!(last >= self.durable, "batch {} was acknowledged, the log ends with {last}", self.durable);
@@ -75,7 +75,7 @@ impl Before {
 }
 
 /// Writes something of every kind.
-fn act(rig: &mut Rig, dice: &mut Dice) {
+pub(crate) fn act(rig: &mut Rig, dice: &mut Dice) {
     let group = 1 + dice.roll(4);
     let known = rig.now.get(&group).cloned();
     match (dice.roll(12), known) {

@@ -78,10 +78,15 @@ pub(crate) fn read(files: &[(&str, &[u8])], id: u64) -> Result<Log, String> {
     for (at, bytes) in reader.files.clone().into_iter().enumerate() {
         match reader.header(bytes, 0) {
             Ok(head) if u16_at(head, 6) == 1 => {
-                if u64_at(bytes, 80 + 16) != bytes.len() as u64 {
+                let now =
+                    At { generation: u64_at(head, GENERATION), position: 0, lsn: 0, epoch: 0, first: 0, durable: 0 };
+                let next = reader.header(bytes, head.len()).ok();
+                let newer = next.is_some_and(|next| u64_at(next, GENERATION) > now.generation);
+                if newer || reader.block(&now, bytes, 1).is_err() {
+                    reader.search(bytes, 0);
+                } else if u64_at(bytes, 80 + 16) != bytes.len() as u64 {
                     return Err("resized".into());
-                }
-                if heads.insert(u64_at(head, GENERATION), at).is_some() {
+                } else if heads.insert(now.generation, at).is_some() {
                     return Err("duplicate".into());
                 }
             }

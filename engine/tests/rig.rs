@@ -78,6 +78,7 @@ pub(crate) fn small(segment_blocks: u64) -> Config {
         cache_bytes_max: 16 << 10,
         queue_bytes_max: 256 << 10,
         rewrite_percent: 0,
+        segments_reserve: 0,
         ..Config::new("/log", 77)
     }
 }
@@ -185,12 +186,21 @@ impl Rig {
 
     /// What the engine holds, read through its doors.
     pub(crate) fn found(&mut self) -> Result<State, ReadError> {
+        Rig::state(&mut self.engine, &mut self.world, self.logs.values())
+    }
+
+    /// What an engine holds.
+    pub(crate) fn state<'a>(
+        engine: &mut Engine,
+        world: &mut World,
+        logs: impl IntoIterator<Item = &'a GroupLog>,
+    ) -> Result<State, ReadError> {
         let mut state = State::new();
-        for (id, log) in &self.logs {
+        for log in logs {
             let (hard, conf) = log.initial_state();
             let (base, last) = (log.base(), log.last_index());
             let mut runs = Vec::new();
-            self.engine.read(&mut self.world, log, base.index, last, &mut runs)?;
+            engine.read(world, log, base.index, last, &mut runs)?;
             let mut entries = Vec::new();
             for record in runs.iter().flat_map(|run| Records::new(run)) {
                 let record = record.unwrap();
@@ -200,7 +210,7 @@ impl Rig {
                 assert_eq!((record.id.index, log.meta(index).unwrap()), (index, record.meta()));
             }
             assert_eq!(entries.len() as u64, last.0 - base.index.0);
-            state.insert(*id, Model { hard, base, snapshot: log.snapshot(), conf, entries });
+            state.insert(log.group().0, Model { hard, base, snapshot: log.snapshot(), conf, entries });
         }
         Ok(state)
     }

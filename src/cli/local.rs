@@ -1,11 +1,11 @@
 //! A cluster on this machine: the flags that `bench` and `dev` share.
 
 use std::path::Path;
-use std::str::FromStr;
 
-use ringraft_io::{IoChoice, IoKind};
+use ringraft_io::IoKind;
 
 use super::Failure;
+use super::io::IoFlag;
 use crate::bench::cluster::{Cluster, ClusterConfig};
 
 /// What the load generator needs, in shards.
@@ -25,28 +25,20 @@ pub(crate) struct LocalCluster {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     groups: u64,
 
-    /// How the nodes started (and the load) talk to disk and network: 'uring' with io_uring, 'portable' without, 'auto'
-    /// with io_uring where it is permitted, else without, after a warning that says why.
-    #[arg(
-        long,
-        value_name = "auto|uring|portable",
-        env = "RINGRAFT_IO",
-        default_value_t,
-        value_parser = IoChoice::from_str
-    )]
-    io: IoChoice,
+    #[command(flatten)]
+    io: IoFlag,
 }
 
 impl LocalCluster {
     /// What `--io` comes to for all nodes together, with a load in this process beside them: a limit on locked memory
     /// holds for the user, not for a process. To be asked once, for it may warn.
     pub(crate) fn io(&self) -> Result<IoKind, Failure> {
-        super::io::settle(self.io, self.nodes * self.shards + LOAD_SHARDS)
+        self.io.settle(self.nodes * self.shards + LOAD_SHARDS)
     }
 
     /// What it comes to for a load alone.
     pub(crate) fn io_of_load(&self) -> Result<IoKind, Failure> {
-        super::io::settle(self.io, LOAD_SHARDS)
+        self.io.settle(LOAD_SHARDS)
     }
 
     /// Starts it with its data below `dir`, and waits until every node listens.

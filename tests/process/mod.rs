@@ -8,13 +8,20 @@ mod load;
 use std::path::{Path, PathBuf};
 
 use ringraft::bench::cluster::{Cluster, ClusterConfig, RunDir};
+use ringraft_io::{IoChoice, IoKind, WorldConfig};
 
 /// The `--io` of all programs that these tests start: the variable RINGRAFT_TEST_IO, else what the program takes by itself.
 pub(crate) fn io() -> Option<String> {
     std::env::var("RINGRAFT_TEST_IO").ok().filter(|io| !io.is_empty())
 }
 
-/// Whether io_uring is permitted, for what does not go without; says why if not.
+/// What that comes to here, for what runs in this process.
+pub(crate) fn io_kind() -> IoKind {
+    let choice = io().map_or(IoChoice::Auto, |io| io.parse().expect("RINGRAFT_TEST_IO is auto, uring or portable"));
+    choice.settle(&WorldConfig::new(1)).expect("a world").kind
+}
+
+/// Whether io_uring is permitted, for what is to be tried both with it and without; says why if not.
 pub(crate) fn has_ring() -> bool {
     match ringraft_io::uring::probe() {
         Ok(_) => true,

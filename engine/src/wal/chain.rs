@@ -101,7 +101,7 @@ impl Attempt<'_> {
                     Some(head) => links_of(&head, self.head_header(found.file).lsn),
                     // In a chain every head but the last was durable: this one is damaged.
                     None => {
-                        let bytes = load(found.file, How::Mapped)?;
+                        let bytes = load(found.file, How::All)?;
                         let headless = Headless::find(self.config, &bytes, Some(found.generation));
                         let missing = || refused(&self.config.dir, 0, Reason::Missing { generation: found.generation });
                         return headless.map(Outcome::Headless).map(Err).ok_or_else(missing);
@@ -222,7 +222,7 @@ impl Attempt<'_> {
             return Ok(true);
         }
         let file = &self.files[link.file];
-        let bytes = load(link.file, if next + 1 == chain.len() { How::Read } else { How::Mapped })?;
+        let bytes = load(link.file, How::All)?;
         let mut cursor = Cursor::new(self.config, link.generation, file.bytes);
         if cursor.head(&bytes, None).is_err() {
             return Ok(false);

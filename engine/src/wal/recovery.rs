@@ -67,8 +67,6 @@ pub(crate) struct Recovered {
     pub(crate) entries: u64,
     /// Of the newest segment, as far as it is filled.
     pub(crate) footer: Footer,
-    /// Files whose pages the cache may hold now.
-    pub(crate) mapped: Vec<usize>,
 }
 
 /// A segment of the log.
@@ -108,11 +106,9 @@ pub struct Cut {
 /// How a file is loaded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum How {
-    /// All of it, through the page cache.
-    Mapped,
-    /// All of it, past the page cache.
-    Read,
-    /// So many bytes from an offset on, past the page cache; both multiples of 4096.
+    /// All of it.
+    All,
+    /// So many bytes from an offset on; both multiples of 4096.
     Part(u64, usize),
 }
 
@@ -123,10 +119,16 @@ pub(crate) type Load<'a> = dyn FnMut(usize, How) -> Result<Bytes, EngineError> +
 pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Result<Recovered, EngineError> {
     let mut candidates = Vec::new();
     let mut seen = Seen::default();
-    let mut mapped = Vec::new();
+    let mut search = |at: usize, load: &mut Load, candidates: &mut Vec<Candidate>| {
+        let bytes = load(at, How::All)?;
+        seen.look(config, &bytes, 0);
+        let found = Headless::find(config, &bytes, None);
+        candidates.extend(found.map(|headless| Candidate::headless(at, headless)));
+        Ok::<_, EngineError>(())
+    };
     for (at, file) in files.iter().enumerate() {
         match read_head_header(config, file) {
-            Ok(header) => {
+            Ok(header) if is_whole(config, file, &header, &mut |how| load(at, how))? => {
                 // No crash changes the size of a file that has a head.
                 if let Ok(head) = block::read_head(&file.start[block::HEADER..])
                     && head.segment_bytes != file.bytes
@@ -140,15 +142,8 @@ pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Resu
                 return Err(stranger(config, &file.path, 0, error));
             }
             // Never used, or its first block was lost or damaged: what lies behind it may know more.
-            Err(_) => {
-                if file.bytes > 0 {
-                    let bytes = load(at, How::Mapped)?;
-                    seen.look(config, &bytes, 0);
-                    mapped.push(at);
-                    let found = Headless::find(config, &bytes, None);
-                    candidates.extend(found.map(|headless| Candidate::headless(at, headless)));
-                }
-            }
+            _ if file.bytes > 0 => search(at, load, &mut candidates)?,
+            _ => {}
         }
     }
     candidates.sort_by_key(|candidate| (candidate.generation, candidate.headless.is_some()));
@@ -161,15 +156,14 @@ pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Resu
     candidates.dedup_by_key(|candidate| candidate.generation);
     let mut whole = config.verify_on_open;
     loop {
-        let attempt = Attempt { config, files, candidates: &candidates, seen, mapped: mapped.clone(), whole };
+        let attempt = Attempt { config, files, candidates: &candidates, seen, whole };
         match attempt.run(load)? {
             Outcome::Done(recovered) => return Ok(*recovered),
             Outcome::Whole => whole = true,
             // The log ends before the newest segment: what the later ones know still counts.
             Outcome::Shorten { upto } => {
                 for Candidate { file, .. } in candidates.extract_if(.., |candidate| candidate.generation > upto) {
-                    seen.look(config, &load(file, How::Mapped)?, 0);
-                    mapped.push(file);
+                    seen.look(config, &load(file, How::All)?, 0);
                 }
             }
             Outcome::Headless(found) => {
@@ -179,6 +173,28 @@ pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Resu
             }
         }
     }
+}
+
+/// Whether a head is that of its file: a torn one is none, nor is one of an earlier life in front of later blocks (the
+/// write that should have replaced it was lost).
+fn is_whole(
+    config: &Config,
+    file: &Found,
+    header: &Header,
+    load: &mut dyn FnMut(How) -> Result<Bytes, EngineError>,
+) -> Result<bool, EngineError> {
+    let len = block::padded_len(header.body_len as usize);
+    let bytes = if len > file.start.len() { load(How::Part(0, len))? } else { file.start.clone() };
+    if block::read_body(header, &bytes).is_err() {
+        return Ok(false);
+    }
+    let left = file.bytes - len as u64;
+    if left < BLOCK_ALIGN as u64 {
+        return Ok(true);
+    }
+    let next = load(How::Part(len as u64, BLOCK_ALIGN))?;
+    let next = block::read_header(&next, config.log_id, len as u64, left);
+    Ok(next.map_or(true, |next| next.generation <= header.generation))
 }
 
 /// The highest numbers that any readable header says, in the part of the files that is not the log.
@@ -219,7 +235,6 @@ pub(crate) struct Attempt<'a> {
     /// By generation.
     pub(crate) candidates: &'a [Candidate],
     seen: Seen,
-    mapped: Vec<usize>,
     /// No footer stands for its segment.
     pub(crate) whole: bool,
 }
@@ -244,7 +259,7 @@ impl Attempt<'_> {
         if newest.headless.is_some() && !self.whole {
             return Ok(Outcome::Whole);
         }
-        let bytes = load(newest.file, How::Read)?;
+        let bytes = load(newest.file, How::All)?;
         let mut cursor = Cursor::new(self.config, newest.generation, self.files[newest.file].bytes);
         let links = match newest.headless {
             Some(headless) => {
@@ -304,7 +319,6 @@ impl Attempt<'_> {
             footers: 0,
             entries: 0,
             footer: Footer::none(self.config.footer_bytes_max()),
-            mapped: self.mapped,
         })))
     }
 
@@ -326,10 +340,7 @@ impl Attempt<'_> {
                 reading.keep(link.file)?;
                 continue;
             }
-            let bytes = if is_newest { newest_bytes.clone() } else { load(link.file, How::Mapped)? };
-            if !is_newest {
-                self.mapped.push(link.file);
-            }
+            let bytes = if is_newest { newest_bytes.clone() } else { load(link.file, How::All)? };
             let before = (nth > 0).then_some(reading.cursor);
             if is_newest {
                 reading.replay.footer.begin(generation_u32(link.generation)?, link.links);
@@ -487,12 +498,12 @@ impl Attempt<'_> {
     fn look_behind(&mut self, bytes: &[u8], from: usize, later: &[Link], load: &mut Load) -> Result<(), EngineError> {
         self.seen.look(self.config, bytes, from);
         for link in later {
-            self.seen.look(self.config, &load(link.file, How::Mapped)?, 0);
+            self.seen.look(self.config, &load(link.file, How::All)?, 0);
         }
         Ok(())
     }
 
-    fn done(mut self, reading: Reading, footers: usize, tail: &Tail) -> Result<Outcome, EngineError> {
+    fn done(self, reading: Reading, footers: usize, tail: &Tail) -> Result<Outcome, EngineError> {
         let Reading { replay, segments, blocks, unattested, cursor } = reading;
         let (gaps, groups_lost) = (replay.gaps.clone(), replay.groups_lost);
         let in_newest = gaps.iter().any(|gap| gap.file == tail.file.path);
@@ -533,7 +544,6 @@ impl Attempt<'_> {
             blocks,
             footers,
             footer,
-            mapped: std::mem::take(&mut self.mapped),
         })))
     }
 }

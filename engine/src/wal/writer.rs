@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Io, Token};
+use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Io, Time, Token};
 use ringraft_raft::{GroupId, Index};
 
 use super::block::{self, Head, Header, Kind, padded_len};
@@ -12,7 +12,7 @@ use super::pool::Pool;
 use super::section::{self, Parts};
 use super::segment::{Chain, Segment};
 use crate::config::Config;
-use crate::error::EngineError;
+use crate::error::{EngineError, Overdue};
 use crate::group::Group;
 
 /// The writing half of the log.
@@ -75,6 +75,7 @@ struct InFlight {
     first: u32,
     generation: u32,
     position: u64,
+    since: Time,
     done: bool,
 }
 
@@ -276,6 +277,7 @@ impl Writer {
             let segment = chain.get_mut(full.generation);
             if segment.file.is_none() {
                 segment.file = pool.take();
+                segment.reserved = pool.is_held();
             }
             let Some(file) = &segment.file else { return };
             assert!(file.bytes == segment.bytes, "the pool gives files of the size asked for");
@@ -295,6 +297,7 @@ impl Writer {
                 first,
                 generation,
                 position: header.position,
+                since: io.now(),
                 done: false,
             });
         }
@@ -329,6 +332,18 @@ impl Writer {
             self.inflight.pop_front();
         }
         Ok((self.durable > before).then_some(self.durable))
+    }
+
+    /// The write that is in flight for longest.
+    pub(crate) fn oldest(&self, chain: &Chain) -> Option<Overdue> {
+        let oldest = self.inflight.iter().filter(|block| !block.done).min_by_key(|block| block.since)?;
+        let file = chain.get(oldest.generation).file.as_ref().expect("it is written to");
+        Some(Overdue { file: file.path.clone(), offset: oldest.position, since: oldest.since })
+    }
+
+    /// Since when.
+    pub(crate) fn oldest_since(&self) -> Option<Time> {
+        self.inflight.iter().filter(|block| !block.done).map(|block| block.since).min()
     }
 
     /// The oldest generation that the durable part of the log needs.
