@@ -162,6 +162,9 @@ pub fn check(path: &Path, mut handle: impl FnMut(&Directive) -> String) -> Resul
             expected += line;
             expected.push('\n');
         }
+        if doubled {
+            lines.next_if(|(_, line)| line.trim().is_empty());
+        }
         let mut found = handle(&directive);
         if !found.is_empty() && !found.ends_with('\n') {
             found.push('\n');
