@@ -94,6 +94,9 @@ pub mod config;
 mod election;
 pub mod error;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handover;
 pub mod inflights;
 mod lease;

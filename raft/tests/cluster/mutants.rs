@@ -165,16 +165,26 @@ fn hunt(home: Spice, name: &str) -> Result<Found, String> {
 
 /// Names of the mutants in the sources.
 fn names_in_sources() -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = std::fs::read_dir(folder).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
-    let mut names: Vec<String> = files
-        .flat_map(|text| text.split("mutant!(").skip(1).map(String::from).collect::<Vec<_>>())
-        .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next().map(String::from))
-        .filter(|name| name != "name")
-        .collect();
+    let mut texts = String::new();
+    read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut texts);
+    let rests = texts.split("mutant!(").skip(1);
+    let named = rests.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next().map(String::from));
+    let mut names: Vec<_> = named.filter(|name| name != "name").collect();
     names.sort();
     names.dedup();
     names
+}
+
+/// Reads the files of a folder, and of those in it.
+fn read_all(folder: &Path, texts: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_all(&path, texts);
+        } else {
+            texts.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
 }
 
 #[test]
