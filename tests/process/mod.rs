@@ -3,6 +3,7 @@
 mod cli;
 mod crash;
 mod load;
+mod rot;
 
 use std::path::{Path, PathBuf};
 
