@@ -9,7 +9,7 @@ use ringraft::client::{Client, ClientOptions, Pending};
 use ringraft::node::NodeConfig;
 use ringraft::protocol::GroupRole;
 use ringraft::server::{Server, ServerConfig};
-use ringraft_io::ListenerKind;
+use ringraft_io::{IoKind, ListenerKind};
 use ringraft_raft::PeerId;
 use tempfile::TempDir;
 
@@ -81,6 +81,7 @@ impl Cluster {
                 node: config,
                 listen_client: listen(0),
                 listen_peer: listen(*port),
+                io: IoKind::Uring,
                 pin: false,
                 client_connections_max: 64,
             };

@@ -9,6 +9,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ringraft_io::IoChoice;
+
 use crate::protocol::{COMMAND_SIZE_MAX, key_hash};
 
 mod args;
@@ -39,6 +41,8 @@ pub struct ServeConfig {
     pub peers: Vec<PeerAddress>,
     /// Shards (threads) of this node.
     pub shards: u16,
+    /// With io_uring, without, or as this machine allows.
+    pub io: IoChoice,
     /// Raft groups of the cluster; the same on every node, for ever.
     pub groups: u64,
     /// Length of a tick.
@@ -180,7 +184,7 @@ struct Field {
     default: &'static str,
 }
 
-const FIELDS: [Field; 21] = [
+const FIELDS: [Field; 22] = [
     Field { name: "node-id", default: "1" },
     Field { name: "cluster", default: "ringraft" },
     Field { name: "data-dir", default: "ringraft-data" },
@@ -190,6 +194,7 @@ const FIELDS: [Field; 21] = [
     Field { name: "advertise-peer", default: "" },
     Field { name: "peers", default: "" },
     Field { name: "shards", default: "auto" },
+    Field { name: "io", default: "auto" },
     Field { name: "groups", default: "16" },
     Field { name: "tick", default: "100ms" },
     Field { name: "heartbeat-ticks", default: "1" },

@@ -1,4 +1,4 @@
-//! A member of ours in a cluster of real etcd servers. Skipped with a message where there is no etcd, or no io_uring.
+//! A member of ours in a cluster of real etcd servers. Skipped with a message where there is no etcd.
 
 mod follow;
 mod program;

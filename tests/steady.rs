@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ringraft::bench::cluster::RunDir;
 use ringraft::client::{Client, ClientOptions};
 use ringraft::kv::Kv;
 use ringraft::node::{Board, NodeConfig, Post, Shard};
 use ringraft::server::NodeAcceptor;
-use ringraft_io::uring::{UringConfig, UringWorld};
-use ringraft_io::{ListenerKind, ShardNo};
+use ringraft_io::{Io, IoKind, ListenerKind, Seed, ShardNo, World, WorldConfig};
 use ringraft_raft::PeerId;
 
-use crate::process::{can_run, run_dir};
+use crate::process::{has_ring, run_dir};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -47,21 +47,34 @@ const WINDOW: usize = 64;
 
 #[test]
 fn a_turn_at_a_steady_pace_takes_no_memory() {
-    if !can_run() {
-        return;
+    let mut kinds = vec![IoKind::Portable];
+    if has_ring() {
+        kinds.push(IoKind::Uring);
     }
-    let dir = run_dir("steady");
+    for kind in kinds {
+        let dir = run_dir(&format!("steady-{kind}"));
+        let config = config(&dir);
+        let mut world = WorldConfig::new(1);
+        world.listeners = vec![(ListenerKind::Client, "127.0.0.1:0".parse().unwrap())];
+        world.acceptor = Arc::new(NodeAcceptor::new(config.clone()));
+        let mut world = World::start(kind, world).expect("a world");
+        let address = world.listening()[0].1.to_string();
+        match world.take_seeds().pop().unwrap() {
+            Seed::Uring(seed) => check(kind, seed.into_io().expect("a ring"), config, address),
+            Seed::Portable(seed) => check(kind, seed.into_io().expect("a shard"), config, address),
+        }
+    }
+}
+
+fn config(dir: &RunDir) -> Arc<NodeConfig> {
     let mut config = NodeConfig::new(5, PeerId(1), dir.path().to_owned());
     config.members = BTreeMap::from([(PeerId(1), vec!["127.0.0.1:1".to_owned()])]);
     config.segment_size = 16 << 20;
     config.cache_size_max = 4 << 20;
-    let config = Arc::new(config);
-    let mut uring = UringConfig::new(1);
-    uring.world.listeners = vec![(ListenerKind::Client, "127.0.0.1:0".parse().unwrap())];
-    uring.world.acceptor = Arc::new(NodeAcceptor::new(config.clone()));
-    let mut world = UringWorld::start(uring).expect("a world");
-    let address = world.listening()[0].1.to_string();
-    let io = world.take_seeds().pop().unwrap().into_io().expect("a ring");
+    Arc::new(config)
+}
+
+fn check(kind: IoKind, io: impl Io, config: Arc<NodeConfig>, address: String) {
     let post = Post::network(1, 16).pop().unwrap();
     let mut shard = Shard::open(io, config, ShardNo(0), post, Arc::new(Board::new(1)), |_| Kv::new()).expect("a shard");
 
@@ -98,7 +111,7 @@ fn a_turn_at_a_steady_pace_takes_no_memory() {
     client.join().expect("the client");
     let Count { first, last, turns } = counted.expect("tens of thousands of writes");
     let (allocations, entries) = (last.0 - first.0, last.1 - first.1);
-    println!("{allocations} allocations in {turns} turns with {entries} entries");
+    println!("{kind}: {allocations} allocations in {turns} turns with {entries} entries");
     assert!(entries > 30_000 && turns > 100);
     // Now and then a table of the log grows or a segment is changed: that depends on how much is written. What an entry
     // and a turn do takes nothing.

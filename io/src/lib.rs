@@ -40,6 +40,7 @@ pub use buf::{AlignedBuf, RecvBuf};
 pub use host::config::{RefuseAll, WorldConfig};
 pub use host::error::WorldError;
 pub use host::signal::Waker;
+pub use host::world::HostWorld;
 pub use types::{
     Acceptor, CloseReason, Completion, Dial, DialError, Dialed, FileId, FileInfo, Job, JobOutput, ListenerKind,
     LockError, SendFile, ShardNo, StreamId, Time, Token, Verdict,

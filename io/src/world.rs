@@ -1,12 +1,11 @@
 //! Which of the worlds on the real machine a process runs in: asked for, or found out.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 use crate::portable::{PortableSeed, PortableWorld};
 use crate::uring::{self, Capabilities, UringSeed, UringWorld};
-use crate::{ListenerKind, ShardNo, Waker, WorldConfig, WorldError};
+use crate::{HostWorld, ShardNo, WorldConfig, WorldError};
 
 /// Which world is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -102,13 +101,7 @@ impl fmt::Display for IoKind {
 }
 
 /// A running world of either kind.
-#[derive(Debug)]
-pub enum World {
-    /// With io_uring.
-    Uring(UringWorld),
-    /// Without.
-    Portable(PortableWorld),
-}
+pub type World = HostWorld<Seed>;
 
 /// What a shard's own thread turns into its [`Io`](crate::Io), by the `into_io` of what is inside.
 #[derive(Debug)]
@@ -128,36 +121,10 @@ impl World {
     /// # Panics
     /// If the configuration has no shards.
     pub fn start(kind: IoKind, config: WorldConfig) -> Result<World, WorldError> {
-        match kind {
-            IoKind::Uring => UringWorld::start(config.into()).map(World::Uring),
-            IoKind::Portable => PortableWorld::start(config).map(World::Portable),
-        }
-    }
-
-    /// The shards' seeds, in order. Empty after the first call.
-    pub fn take_seeds(&mut self) -> Vec<Seed> {
-        match self {
-            World::Uring(world) => world.take_seeds().into_iter().map(Seed::Uring).collect(),
-            World::Portable(world) => world.take_seeds().into_iter().map(Seed::Portable).collect(),
-        }
-    }
-
-    /// Where this world listens, in the order of the configuration, with the ports it really has.
-    #[must_use]
-    pub fn listening(&self) -> &[(ListenerKind, SocketAddr)] {
-        match self {
-            World::Uring(world) => world.listening(),
-            World::Portable(world) => world.listening(),
-        }
-    }
-
-    /// Wakes shards from any thread.
-    #[must_use]
-    pub fn waker(&self) -> Waker {
-        match self {
-            World::Uring(world) => world.waker(),
-            World::Portable(world) => world.waker(),
-        }
+        Ok(match kind {
+            IoKind::Uring => UringWorld::start(config.into())?.map(Seed::Uring),
+            IoKind::Portable => PortableWorld::start(config)?.map(Seed::Portable),
+        })
     }
 }
 

@@ -22,6 +22,12 @@ struct Window {
     size: u64,
 }
 
+impl Window {
+    fn is_full(&self, count_max: u32, size_max: u32) -> bool {
+        self.appends.len() >= count_max as usize || size_max != 0 && self.size >= u64::from(size_max)
+    }
+}
+
 impl Inflights {
     /// An empty window of at most `count_max` messages, and of `size_max` bytes, which one message may overshoot
     /// (0, or 4 GiB and more: any number of bytes).
@@ -51,21 +57,24 @@ impl Inflights {
     /// Whether nothing more may be sent.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let many = self.count() >= self.count_max as usize;
-        let full = many || (self.size_max != 0 && self.size() >= u64::from(self.size_max));
+        // Never used: full only if it has no room at all.
+        let full =
+            self.window.as_ref().map_or(self.count_max == 0, |window| window.is_full(self.count_max, self.size_max));
         mutant!("window-ignored", false, full)
     }
 
-    /// Notes an append whose last entry is `last`.
+    /// Notes an append whose last entry is `last`. Whether nothing more may be sent now.
     ///
     /// # Panics
     /// If the window is full, or `last` does not come after the append before.
-    pub fn add(&mut self, last: Index, size: u64) {
+    pub fn add(&mut self, last: Index, size: u64) -> bool {
         assert!(!self.is_full(), "an append beyond the window");
         let window = self.window.get_or_insert_default();
         assert!(window.appends.back().is_none_or(|(before, _)| *before < last), "appends leave in order");
         window.appends.push_back((last, size));
         window.size += size;
+        let full = window.is_full(self.count_max, self.size_max);
+        mutant!("window-ignored", false, full)
     }
 
     /// Forgets the appends that end at or before `index`: they are answered.
@@ -135,7 +144,7 @@ mod tests {
     #[test]
     fn resized_with_appends_in_flight() {
         let mut window = Inflights::new(4, 0);
-        (1..=3).for_each(|index| window.add(Index(index), 10));
+        (1..=3).for_each(|index| _ = window.add(Index(index), 10));
         for (count_max, size_max, full) in [(3, 0, true), (4, 0, false), (2, 0, true), (9, 30, true), (9, 31, false)] {
             window.resize(count_max, size_max);
             assert_eq!((window.is_full(), window.count(), window.size()), (full, 3, 30), "{count_max} {size_max}");

@@ -31,19 +31,26 @@ impl<S: Storage> Raft<S> {
     /// Hands out all there is to do. Clears `out` first, and keeps its memory: give back the same one each turn, with
     /// its `append` still in it, and nothing is allocated.
     pub fn ready(&mut self, out: &mut Ready) {
-        if let Some(before) = out.append.take() {
-            self.spare = before.after_sync.into_memory();
+        if let Some(before) = &mut out.append {
+            self.spare = std::mem::take(&mut before.after_sync).into_memory();
+            out.append = None;
         }
         out.messages.clear();
-        out.messages.append(&mut self.messages);
-        // What is made only now is made in the shell's memory, which may serve many groups.
-        std::mem::swap(&mut out.messages, &mut self.messages);
-        self.flush();
-        std::mem::swap(&mut out.messages, &mut self.messages);
+        if !self.messages.is_empty() {
+            out.messages.append(&mut self.messages);
+        }
+        if self.sends_wanted || self.heartbeat_wanted {
+            // What is made only now is made in the shell's memory, which may serve many groups.
+            std::mem::swap(&mut out.messages, &mut self.messages);
+            self.flush();
+            std::mem::swap(&mut out.messages, &mut self.messages);
+        }
         out.reads.clear();
-        out.reads.append(&mut self.read_states);
+        if !self.read_states.is_empty() {
+            out.reads.append(&mut self.read_states);
+        }
         self.take_notices(out);
-        out.append = self.take_append();
+        self.take_append(&mut out.append);
         out.commit = (self.log.committed > self.given_hard.commit).then_some(self.log.committed);
         self.given_hard.commit = self.log.committed;
         out.committed = self.log.take_committed();
@@ -63,7 +70,8 @@ impl<S: Storage> Raft<S> {
         }
     }
 
-    fn take_append(&mut self) -> Option<Append> {
+    /// Fills in the write, if there is one.
+    fn take_append(&mut self, out: &mut Option<Append>) {
         let hard = self.hard_state();
         // etcd writes a commit index that stands alone, too.
         let before = self.given_hard;
@@ -72,7 +80,7 @@ impl<S: Storage> Raft<S> {
         let promised = moved || voted || self.etcd() && hard.commit != self.given_hard.commit;
         let (snapshot, entries) = (self.log.unstable.snapshot_to_write(), self.log.unstable.to_write());
         if !promised && snapshot.is_none() && entries.0 == entries.1 && self.after_sync.is_empty() {
-            return None;
+            return;
         }
         if promised {
             self.given_hard = hard;
@@ -82,14 +90,14 @@ impl<S: Storage> Raft<S> {
         let unstable = last.index >= self.log.unstable.offset;
         let awaited = if unstable { last } else { EntryId::default() };
         let after_sync = std::mem::replace(&mut self.after_sync, std::mem::take(&mut self.spare));
-        Some(Append {
+        *out = Some(Append {
             hard_state: promised.then_some(hard),
             entries,
             last,
             snapshot,
             ticket: SyncTicket { term: self.term, last: awaited, snapshot },
             after_sync: AfterSync::from_memory(after_sync),
-        })
+        });
     }
 
     fn soft_state(&self) -> SoftState {
@@ -101,13 +109,16 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Queues a message in our term.
+    #[inline(always)]
     pub(crate) fn send(&mut self, to: PeerId, body: Body) {
         let timeless = matches!(body, Body::ReadIndex { .. } | Body::ReadIndexReject { .. });
         let term = if timeless { Term::ZERO } else { self.term };
         self.send_in(term, to, body);
     }
 
-    /// Queues a message: where it waits for a sync if it promises something that is not durable.
+    /// Queues a message: where it waits for a sync if it promises something that is not durable. Laid out where it is
+    /// called, where all but a few lines of it are decided already and the message is made in its place.
+    #[inline(always)]
     pub(crate) fn send_in(&mut self, term: Term, to: PeerId, body: Body) {
         self.lease_broken |= mutant!("lease-outlives-hand-over", false, body == Body::TimeoutNow);
         let message = Message { from: self.config.id, to, term, body };

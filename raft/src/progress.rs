@@ -184,8 +184,7 @@ impl Progress {
             match self.state {
                 ProgressState::Replicate => {
                     self.next = last.next();
-                    self.inflights.add(last, size);
-                    self.flow_paused = self.inflights.is_full();
+                    self.flow_paused = self.inflights.add(last, size);
                 }
                 ProgressState::Probe => self.flow_paused = true,
                 ProgressState::Snapshot => unreachable!("no appends while a snapshot is awaited"),

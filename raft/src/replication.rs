@@ -81,13 +81,14 @@ impl<S: Storage> Raft<S> {
             return false;
         }
         let index = progress.next.prev();
-        // A peer that is probed has nothing in flight: its window is full only if it was closed.
-        let full = progress.inflights.is_full();
+        // Nothing is left to send; or it may not be sent: a peer that is probed has nothing in flight, and its window is
+        // full only if it was closed.
+        let none = index == self.log.last_index() || progress.inflights.is_full();
         let witness = progress.witness;
         let Ok(term) = self.log.term(index) else { return self.send_snapshot(at) };
         let size_max = self.config.message_size_max;
         let room = match witness {
-            _ if full || index == self.log.last_index() => Ok((index, 0)),
+            _ if none => Ok((index, 0)),
             true => self.log.limit_stripped(index, self.witness_may_have(), size_max),
             false => self.log.limit(index, size_max),
         };

@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ringraft_io::uring::{Uring, UringConfig, UringWorld};
+use ringraft_io::{Io, IoKind, Seed, World, WorldConfig, WorldError};
 
 pub use keys::{Keys, VALUE_SIZE_MIN};
 pub use load::{Load, LoadConfig, Tally, Work};
@@ -33,6 +33,8 @@ pub struct BenchConfig {
     pub duration: Duration,
     /// Keys in all, divided among the clients.
     pub keys: u64,
+    /// How the load generator talks to the network.
+    pub io: IoKind,
     /// Load the leader of a single-group cluster only, as etcd's benchmark can; otherwise all nodes in turn.
     pub target_leader: bool,
 }
@@ -40,11 +42,11 @@ pub struct BenchConfig {
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// No io_uring.
+    /// No world to run in, such as no io_uring.
     #[error(transparent)]
-    Start(#[from] ringraft_io::WorldError),
-    /// The ring failed while running.
-    #[error("the io ring has failed: {0}")]
+    Start(#[from] WorldError),
+    /// It failed while running.
+    #[error("waiting for the network has failed: {0}")]
     World(std::io::Error),
     /// The cluster is not there, or has no leader.
     #[error(
@@ -108,14 +110,19 @@ pub fn wait_for_leaders(endpoints: &[String]) -> Result<Vec<NodeStatus>, BenchEr
 /// Runs a load and verifies what was acknowledged.
 ///
 /// # Errors
-/// If there is no cluster or no ring; a lost write is not an error but a result.
+/// If there is no cluster or no io_uring; a lost write is not an error but a result.
 pub fn run(config: &BenchConfig) -> Result<Report, BenchError> {
     let nodes = wait_for_leaders(&config.endpoints)?;
-    let targets = targets(config, &nodes);
-    let mut world = UringWorld::start(UringConfig::new(1))?;
-    let io = world.take_seeds().pop().expect("one shard").into_io()?;
+    let mut world = World::start(config.io, WorldConfig::new(1))?;
+    match world.take_seeds().pop().expect("one shard") {
+        Seed::Uring(seed) => load_with(seed.into_io()?, config, &nodes),
+        Seed::Portable(seed) => load_with(seed.into_io()?, config, &nodes),
+    }
+}
+
+fn load_with<I: Io>(io: I, config: &BenchConfig, nodes: &[NodeStatus]) -> Result<Report, BenchError> {
     let load_config = LoadConfig {
-        endpoints: targets,
+        endpoints: targets(config, nodes),
         clients: config.clients,
         connections: config.connections,
         retry_after: Duration::from_millis(20),
@@ -157,6 +164,7 @@ pub fn run(config: &BenchConfig) -> Result<Report, BenchError> {
         nodes: config.endpoints.len(),
         groups: nodes[0].groups,
         shards: nodes[0].shards,
+        io: config.io.to_string(),
         duration_s: seconds,
         acked: written.acked,
         retried: written.retried,
@@ -179,12 +187,12 @@ fn targets(config: &BenchConfig, nodes: &[NodeStatus]) -> Vec<String> {
 }
 
 /// Turns until `done`; an error if that takes longer than `patience`.
-fn drive(
-    load: &mut Load<Uring>,
+fn drive<I: Io>(
+    load: &mut Load<I>,
     progress: &Progress,
     phase: &'static str,
     patience: Option<Duration>,
-    done: impl Fn(&Load<Uring>) -> bool,
+    done: impl Fn(&Load<I>) -> bool,
 ) -> Result<(), BenchError> {
     let begin = load.now();
     let mut shown = begin;

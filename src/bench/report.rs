@@ -31,6 +31,8 @@ pub struct Report {
     pub groups: u64,
     /// Shards per node.
     pub shards: u32,
+    /// How the load generator, and the nodes if it has started them, talk to disk and network: uring or portable.
+    pub io: String,
     /// Seconds of load.
     pub duration_s: f64,
     /// Writes acknowledged.
@@ -61,11 +63,12 @@ impl fmt::Display for Report {
             "latency us: p50 {:.0}  p90 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0}",
             self.p50_us, self.p90_us, self.p99_us, self.p999_us, self.max_us
         )?;
-        writeln!(f, "cluster: {} nodes, {} shards each, {} groups", self.nodes, self.shards, self.groups)?;
+        let Report { nodes, shards, groups, io, .. } = self;
+        writeln!(f, "cluster: {nodes} nodes, {shards} shards each, {groups} groups; io: {io}")?;
         writeln!(
             f,
-            "synced: every acknowledged write was written with O_DIRECT and RWF_DSYNC by a quorum of the group's voters \
-             before its reply"
+            "synced: every acknowledged write was written with O_DIRECT and its own data sync by a quorum of the group's \
+             voters before its reply"
         )?;
         write!(
             f,

@@ -62,13 +62,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         return Err(format!("--duration {}: must be at least 100ms", arguments.duration).into());
     }
     // The directory outlives the processes: fields and locals are dropped in reverse order.
-    let (run_dir, cluster);
+    let (run_dir, cluster, io);
     let endpoints = if arguments.endpoints.is_empty() {
+        io = arguments.cluster.io()?;
         run_dir = RunDir::create(&std::env::current_dir()?, &format!("ringraft-bench-{}", std::process::id()))?;
         super::dev::end_with_signal(run_dir.path().to_owned())?;
-        cluster = arguments.cluster.start(run_dir.path())?;
+        cluster = arguments.cluster.start(run_dir.path(), io)?;
         cluster.endpoints()
     } else {
+        io = arguments.cluster.io_of_load()?;
         arguments.endpoints.clone()
     };
     let report = bench::run(&BenchConfig {
@@ -78,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         value_size,
         duration,
         keys: arguments.keys,
+        io,
         target_leader: arguments.target == "leader",
     })?;
     let json = serde_json::to_string(&report)?;

@@ -22,6 +22,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let io = arguments.cluster.io()?;
     let temporary = match &arguments.dir {
         Some(dir) => {
             std::fs::create_dir_all(dir).map_err(|error| format!("--dir {}: {error}", dir.display()))?;
@@ -30,7 +31,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None => Some(RunDir::create(&std::env::current_dir()?, &format!("ringraft-dev-{}", std::process::id()))?),
     };
     let dir = temporary.as_ref().map_or_else(|| arguments.dir.clone().unwrap_or_default(), |dir| dir.path().to_owned());
-    let cluster = arguments.cluster.start(&dir)?;
+    let cluster = arguments.cluster.start(&dir, io)?;
     let endpoints = cluster.endpoints().join(",");
     print(format!(
         "{} nodes, data in {}\nendpoints {endpoints}\ntry: ringraft put --endpoints {endpoints} hello world\n",

@@ -14,6 +14,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Failure;
+use super::io::IoFlag;
 use crate::config::units::parse_duration;
 use crate::etcd_follow::members::address_of;
 use crate::etcd_follow::{Config, Follower, Output, Status, show};
@@ -28,8 +29,8 @@ use crate::etcd_follow::{Config, Follower, Output, Status, show};
 ///
 ///   ringraft etcd-follow --peer http://ETCD:2380 --advertise http://HOST:PORT --data-dir DIR
 ///
-/// A learner gets the whole log but has no vote; `etcdctl member promote ID` gives it one: from then on the cluster
-/// counts on this program's disk. Take it out with `etcdctl member remove ID`.
+/// A learner gets the whole log but has no vote. `etcdctl member promote ID` gives it one: from
+/// then on the cluster counts on this program's disk. `etcdctl member remove ID` takes it out.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Arguments {
@@ -86,6 +87,9 @@ pub(crate) struct Arguments {
     /// etcd's --experimental-max-learners of the cluster.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     max_learners: usize,
+
+    #[command(flatten)]
+    io: IoFlag,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -111,6 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         after: Index(arguments.from - 1),
         tick,
         learners_max: arguments.max_learners,
+        io: arguments.io.settle(1)?,
     })?;
     let mut printer = Printer::new(arguments);
     match follow(arguments, follower, &mut printer, &stop) {

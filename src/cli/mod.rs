@@ -3,6 +3,7 @@
 mod bench;
 mod dev;
 mod etcd_follow;
+mod io;
 mod kv;
 mod local;
 mod log;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A replicated key-value server whose log is io_uring all the way down, and the tools around it.
+/// A replicated key-value server built around io_uring, which also runs without it, and the tools around it.
 #[derive(Parser, Debug)]
 #[command(name = "ringraft", version, max_term_width = 120)]
 struct Arguments {

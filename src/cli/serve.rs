@@ -45,11 +45,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         node: node_config(&config),
         pin: !arguments.no_pin,
         client_connections_max: usize::try_from(config.client_connections_max)?,
+        io: super::io::settle(config.io, config.shards)?,
     };
-    let capabilities = ringraft_io::uring::probe()?;
-    if capabilities.lacks_something() {
-        eprintln!("ringraft: this kernel's io_uring lacks: {capabilities}");
-    }
     let server = Server::start(server_config)?;
     let listening: Vec<String> = server.listening().iter().map(|(_, address)| address.to_string()).collect();
     print(format!("ready node {} clients {} peers {}\n", config.node_id, listening[0], listening[1]))?;

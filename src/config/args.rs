@@ -58,6 +58,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NUMBER")]
     pub shards: Option<String>,
 
+    /// How the node talks to its disk and its network: 'uring' with io_uring, 'portable' without (epoll, and a thread
+    /// per shard that syncs), 'auto' with io_uring where it is permitted, else without, after a warning that says why.
+    /// [env: RINGRAFT_IO] [default: auto]
+    #[arg(long, value_name = "auto|uring|portable")]
+    pub io: Option<String>,
+
     /// Raft groups that the keys are spread over. More groups keep more shards busy; one group gives one order over
     /// all keys. The same on every node, and not to be changed later. [env: RINGRAFT_GROUPS] [default: 16]
     #[arg(long, value_name = "NUMBER")]
@@ -134,6 +140,7 @@ impl ServeArgs {
             "advertise-peer" => &self.advertise_peer,
             "peers" => &self.peers,
             "shards" => &self.shards,
+            "io" => &self.io,
             "groups" => &self.groups,
             "tick" => &self.tick,
             "heartbeat-ticks" => &self.heartbeat_ticks,

@@ -48,6 +48,7 @@ pub(super) fn build(settings: Vec<Setting>) -> Result<ServeConfig, ConfigError> 
         advertise_peer,
         peers,
         shards: shards(&written)?,
+        io: written.value("io").parse().map_err(|problem: &str| written.refuse("io", problem))?,
         groups: written.number("groups", 1..=1 << 20)?,
         tick,
         heartbeat_ticks,

@@ -22,7 +22,7 @@ fn defaults_stand() {
     assert_eq!(config.peers, [PeerAddress { id: 1, address: "127.0.0.1:7101".into() }]);
     assert_eq!(config.advertise_peer, "127.0.0.1:7101");
     assert_eq!((config.tick, config.heartbeat_ticks, config.election_ticks), (Duration::from_millis(100), 1, 10));
-    assert_eq!((config.priority, config.segment_size), (4, 64 << 20));
+    assert_eq!((config.priority, config.segment_size, config.io), (4, 64 << 20, IoChoice::Auto));
     assert_eq!(config.wal_root(), Path::new("ringraft-data"));
     assert!(config.shards >= 1);
     assert!(config.settings.iter().all(|setting| setting.source == Source::Default));
@@ -42,7 +42,7 @@ fn each_source_wins_over_the_next() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(
         file.path(),
-        "# a comment\ntick = \"30ms\"\nelection-ticks = 30\ngroups = 30\n\n[peers]\n1 = \"a:1\"\n2 = \"b:1\"\n",
+        "# a comment\ntick = \"30ms\"\nelection-ticks = 30\ngroups = 30\nio = \"portable\"\n\n[peers]\n1 = \"a:1\"\n2 = \"b:1\"\n",
     )
     .unwrap();
     let path = file.path().to_owned();
@@ -60,7 +60,8 @@ fn each_source_wins_over_the_next() {
     assert_eq!((config.election_ticks, source("election-ticks")), (20, Source::Env));
     assert_eq!((config.groups, source("groups")), (30, Source::File { path: path.clone(), line: 4 }));
     assert_eq!(config.peers.len(), 2);
-    assert_eq!(source("peers"), Source::File { path: path.clone(), line: 6 });
+    assert_eq!(source("peers"), Source::File { path: path.clone(), line: 7 });
+    assert_eq!((config.io, source("io")), (IoChoice::Portable, Source::File { path: path.clone(), line: 5 }));
     assert_eq!(config.advertise_peer, "a:1");
     assert_eq!((config.requests_max, source("requests-max")), (65536, Source::Default));
 
@@ -127,6 +128,7 @@ fn each_rule_is_held() {
         (&[("peers", "1=a:1,2=a:1")], "peers = '1=a:1,2=a:1' (flag --peers): gives nodes 1 and 2 the same"),
         (&[("node-id", "3"), two], "peers = '1=a:1,2=b:1' (flag --peers): does not name this node; add '3=HOST"),
         (&[("shards", "0")], "shards = '0' (flag --shards): must be a whole number from 1 to 1024, or 'auto'"),
+        (&[("io", "epoll")], "io = 'epoll' (flag --io): must be auto, uring or portable"),
         (&[("groups", "0")], "groups = '0' (flag --groups): must be a whole number from 1 to 1048576"),
         (&[("tick", "100")], "tick = '100' (flag --tick): is not a duration; write a whole number and a unit"),
         (&[("tick", "1us")], "tick = '1us' (flag --tick): is out of bounds; choose from 1ms to 10s"),

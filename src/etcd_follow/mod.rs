@@ -32,9 +32,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ringraft_engine::{Engine, EngineError, ReadError};
-use ringraft_io::ShardNo;
-use ringraft_io::uring::{UringConfig, UringSeed, UringWorld};
-use ringraft_io::{Waker, WorldError};
+use ringraft_io::{Io, IoKind, Seed, ShardNo, Waker, World, WorldConfig, WorldError};
 use ringraft_raft::{ConfState, EntryId, EntryKind, GroupId, Index, OpenError, PeerId, Raft, Role, Storage as _, Term};
 use ringraft_transport::etcd::Limits;
 use ringraft_transport::etcd::http::{Host, Version};
@@ -72,6 +70,8 @@ pub struct Config {
     pub tick: Duration,
     /// Learners that the cluster has at most.
     pub learners_max: usize,
+    /// How the log is written: with io_uring or without. The streams of etcd are threads and plain calls in any case.
+    pub io: IoKind,
 }
 
 /// Why a follower did not start, or ended.
@@ -293,7 +293,7 @@ pub struct Follower {
     thread: Option<JoinHandle<()>>,
     address: SocketAddr,
     outputs: std::vec::IntoIter<Output>,
-    _world: UringWorld,
+    _world: World,
 }
 
 impl Follower {
@@ -308,10 +308,10 @@ impl Follower {
         let (cluster, id) = (ClusterId(place.cluster), PeerId(place.member));
         let host = Host { cluster, id, version, peer_urls: config.advertise.clone() };
         let snapshot_dir = config.data_dir.join("snapshots");
-        let snapshots = Snapshots::open(snapshot_dir.clone(), config.learners_max).map_err(FollowError::Snapshot)?;
+        let snapshots = Snapshots::open(snapshot_dir.clone()).map_err(FollowError::Snapshot)?;
         let listener = TcpListener::bind(config.listen)
             .map_err(|source| FollowError::Listen { address: config.listen, source })?;
-        let mut world = UringWorld::start(UringConfig::new(1))?;
+        let mut world = World::start(config.io, WorldConfig::new(1))?;
         let seed = world.take_seeds().pop().expect("one shard has one seed");
         let waker = world.waker();
         let wake = waker.clone();
@@ -332,11 +332,15 @@ impl Follower {
         let (config, inside) = (config.clone(), shared.clone());
         let body = move || {
             let _last = LastWord(&inside);
-            let end = open(seed, &config, &place, net, snapshots, inside.clone()).and_then(|member| {
-                // Whoever waits for it knows that it runs.
+            // Whoever waits for it knows that it runs.
+            let running = move || {
                 let _ = started.send(());
-                member.run()
-            });
+            };
+            let shared = inside.clone();
+            let end = match seed {
+                Seed::Uring(seed) => run(seed.into_io(), &config, &place, net, snapshots, shared, running),
+                Seed::Portable(seed) => run(seed.into_io(), &config, &place, net, snapshots, shared, running),
+            };
             *lock(&inside.end) = Some(end);
         };
         let thread = std::thread::Builder::new().name("etcd-member".into()).spawn(body).map_err(FollowError::Thread)?;
@@ -446,40 +450,54 @@ fn settle(config: &Config) -> Result<join::Place, FollowError> {
     Ok(place)
 }
 
-/// Opens the log and makes the member of it. On the thread that will run it.
-fn open(
-    seed: UringSeed,
+/// The life of a member, on the thread it has for itself; `running` is called once it has begun.
+fn run<I: Io>(
+    io: Result<I, WorldError>,
     config: &Config,
     place: &join::Place,
     net: Net,
     snapshots: Snapshots,
     shared: Arc<Shared>,
-) -> Result<Member<ringraft_io::uring::Uring>, FollowError> {
-    let mut io = seed.into_io()?;
+    running: impl FnOnce(),
+) -> Result<(), FollowError> {
+    let member = open(io?, config, place, net, snapshots, shared)?;
+    running();
+    member.run()
+}
+
+/// Opens the log and makes the member of it. On the thread that will run it.
+fn open<I: Io>(
+    mut io: I,
+    config: &Config,
+    place: &join::Place,
+    net: Net,
+    snapshots: Snapshots,
+    shared: Arc<Shared>,
+) -> Result<Member<I>, FollowError> {
     let id = PeerId(place.member);
     // The log's id ties its blocks to this member.
     let log_id = (place.cluster ^ place.member.rotate_left(32)).max(1);
     let mut engine_config = ringraft_engine::Config::new(config.data_dir.join("log"), log_id);
     engine_config.record_bytes_max = RECORD_MAX;
     let (mut engine, logs, _) = Engine::open(&mut io, engine_config)?;
+    snapshots.clean().map_err(FollowError::Snapshot)?;
     // As in etcd, a new member knows nobody: the log itself says who belongs to the cluster.
     let log = match logs.into_iter().next() {
         Some(log) => log,
         None => engine.create(GroupId(place.cluster), ConfState::default())?,
     };
     let base = log.base();
-    let mut members = Members::new(config.learners_max);
-    if base.index > Index::ZERO
-        && let Some(found) = snapshots.load(base).map_err(FollowError::Snapshot)?.members
-    {
-        members = found;
-    }
+    let asked = Members::of(place.members.clone(), config.learners_max);
+    let members = match base.index {
+        Index::ZERO => Members::new(config.learners_max),
+        _ => snapshots.load(base, &asked).map_err(FollowError::Snapshot)?,
+    };
     let known = place.members.iter().map(|member| (PeerId(member.id), member::addresses(&member.peer_urls)));
     let membership = Membership {
         addresses: known.collect::<BTreeMap<_, _>>(),
         members,
         cluster_version: place.cluster_version.clone(),
-        asked: Members::of(place.members.clone(), config.learners_max),
+        asked,
     };
     let mut raft_config = ringraft_raft::Config::new(id);
     raft_config.applied = base.index;

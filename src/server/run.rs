@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
-use ringraft_io::uring::{UringSeed, UringWorld};
-use ringraft_io::{ListenerKind, ShardNo, Waker, WorldConfig, WorldError};
+use ringraft_io::{Io, IoKind, ListenerKind, Seed, ShardNo, Waker, World, WorldConfig, WorldError};
 
 use super::acceptor::NodeAcceptor;
 use crate::kv::Kv;
@@ -22,6 +21,8 @@ pub struct ServerConfig {
     pub listen_client: SocketAddr,
     /// Where peers connect.
     pub listen_peer: SocketAddr,
+    /// With io_uring or without.
+    pub io: IoKind,
     /// Tie each shard to a processor.
     pub pin: bool,
     /// Most client connections; peers have places of their own.
@@ -31,7 +32,7 @@ pub struct ServerConfig {
 /// Why a server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The ring or a listener.
+    /// A ring or a listener.
     #[error(transparent)]
     World(#[from] WorldError),
     /// A shard.
@@ -52,7 +53,7 @@ pub enum ServeError {
 
 /// A running node.
 pub struct Server {
-    world: UringWorld,
+    world: World,
     stop: Arc<AtomicBool>,
     waker: Waker,
     threads: Vec<JoinHandle<()>>,
@@ -81,7 +82,7 @@ impl Server {
         world_config.acceptor = Arc::new(NodeAcceptor::new(node.clone()));
         world_config.pin = config.pin;
         world_config.client_connections_max = config.client_connections_max;
-        let mut world = UringWorld::start(world_config.into())?;
+        let mut world = World::start(config.io, world_config)?;
         let stop = Arc::new(AtomicBool::new(false));
         let board = Arc::new(Board::new(shards));
         let (sender, reports) = mpsc::channel();
@@ -176,7 +177,7 @@ impl Drop for LastWord<'_> {
 }
 
 fn shard_main(
-    seed: UringSeed,
+    seed: Seed,
     post: Post,
     node: Arc<NodeConfig>,
     board: Arc<Board>,
@@ -185,15 +186,32 @@ fn shard_main(
 ) {
     let shard = seed.shard();
     let mut last = LastWord(shard, sender, None);
-    let run = || -> Result<(), ServeError> {
-        let io = seed.into_io()?;
-        let failed = |source| ServeError::Shard { shard, source };
-        let mut running = Shard::open(io, node, shard, post, board, |_| Kv::new()).map_err(failed)?;
-        let _ = sender.send((shard, Word::Running));
-        while !stop.load(Ordering::Acquire) {
-            running.turn().map_err(failed)?;
+    let end = match seed {
+        Seed::Uring(seed) => {
+            seed.into_io().map_err(ServeError::from).and_then(|io| run(io, shard, post, node, board, stop, sender))
         }
-        Ok(())
+        Seed::Portable(seed) => {
+            seed.into_io().map_err(ServeError::from).and_then(|io| run(io, shard, post, node, board, stop, sender))
+        }
     };
-    last.2 = Some(run());
+    last.2 = Some(end);
+}
+
+/// The life of a shard.
+fn run<I: Io>(
+    io: I,
+    shard: ShardNo,
+    post: Post,
+    node: Arc<NodeConfig>,
+    board: Arc<Board>,
+    stop: &AtomicBool,
+    sender: &Sender<Report>,
+) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Shard { shard, source };
+    let mut running = Shard::open(io, node, shard, post, board, |_| Kv::new()).map_err(failed)?;
+    let _ = sender.send((shard, Word::Running));
+    while !stop.load(Ordering::Acquire) {
+        running.turn().map_err(failed)?;
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use ringraft_transport::etcd::requests::{InternalRaftRequest, Payload, PutReques
 
 use super::relay::Relay;
 use super::servers::{Etcd, PATIENCE, can_run, free_port, until};
-use crate::process::run_dir;
+use crate::process::{io_kind, run_dir};
 
 /// A follower and what it has told so far.
 struct Told {
@@ -33,6 +33,7 @@ fn config(peers: &[&Etcd], relay: &Relay, port: u16, dir: &Path) -> Config {
         after: Index::ZERO,
         tick: Duration::from_millis(100),
         learners_max: 1,
+        io: io_kind(),
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Whether these tests can run here; says why if not.
 pub(crate) fn can_run() -> bool {
     match Command::new("etcd").arg("--version").output() {
-        Ok(output) if output.status.success() => crate::process::can_run(),
+        Ok(output) if output.status.success() => true,
         _ => {
             eprintln!("skipped: there is no etcd here (apt-get install etcd-server)");
             false

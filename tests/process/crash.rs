@@ -7,7 +7,7 @@ use ringraft::client::{Client, ClientOptions};
 use ringraft::protocol::{GroupRole, GroupStatus};
 
 use super::load::{Load, read_all};
-use super::{can_run, cluster, run_dir};
+use super::{cluster, run_dir};
 use crate::history;
 
 const CYCLES: u64 = 20;
@@ -40,9 +40,6 @@ fn wait_applied(endpoint: &String, index: u64) {
 
 #[test]
 fn a_follower_far_behind_in_small_steps_catches_up_by_log() {
-    if !can_run() {
-        return;
-    }
     let dir = run_dir("behind");
     let mut cluster = cluster(&dir, 1, 1, &[]);
     let endpoints = cluster.endpoints();
@@ -67,9 +64,6 @@ fn a_follower_far_behind_in_small_steps_catches_up_by_log() {
 
 #[test]
 fn twenty_kills_lose_nothing() {
-    if !can_run() {
-        return;
-    }
     let cycles = std::env::var("KILL_CYCLES").map_or(CYCLES, |text| text.parse().expect("KILL_CYCLES is a number"));
     let dir = run_dir("kills");
     let mut cluster = cluster(&dir, 1, 1, &["--snapshot-every", "5000"]);
@@ -95,9 +89,6 @@ fn twenty_kills_lose_nothing() {
 
 #[test]
 fn all_nodes_killed_at_once_lose_nothing() {
-    if !can_run() {
-        return;
-    }
     let dir = run_dir("blackout");
     // Several groups on two shards, clients at every shard.
     let mut cluster = cluster(&dir, 5, 2, &[]);
@@ -122,9 +113,6 @@ fn all_nodes_killed_at_once_lose_nothing() {
 
 #[test]
 fn a_wiped_node_catches_up_by_snapshot() {
-    if !can_run() {
-        return;
-    }
     let dir = run_dir("wipe");
     let mut cluster = cluster(&dir, 1, 1, &["--snapshot-every", "300", "--snapshot-keep", "0"]);
     let endpoints = cluster.endpoints();

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::rounds::Outcome;
-use crate::row::median;
+use crate::row::{Reach, median};
 
 /// The table, one line per row.
 pub(crate) fn table(outcomes: &[Outcome]) -> String {
@@ -20,7 +20,10 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
             String::from(outcome.rival_name),
             format!("{:.2}", outcome.ratio()),
             format!("{least:.2}-{most:.2}"),
-            format!("{:.2}", outcome.reach),
+            match outcome.reach {
+                Reach::Part(part) => format!("{part:.2}"),
+                Reach::Cost(cost) => format!("{} {}", number(cost), outcome.unit),
+            },
             String::from(if outcome.is_met() { "met" } else { "MISSED" }),
         ]);
     }
@@ -69,7 +72,11 @@ struct JsonRow<'a> {
     ratio: f64,
     ratio_min: f64,
     ratio_max: f64,
-    reach: f64,
+    /// At most this part of the rival's, or this much: one of the two is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reach_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reach_cost: Option<f64>,
     met: bool,
     ours_by_round: &'a [f64],
     rival_by_round: &'a [f64],
@@ -78,6 +85,10 @@ struct JsonRow<'a> {
 impl JsonRow<'_> {
     fn of(outcome: &Outcome) -> JsonRow<'_> {
         let (ratio_min, ratio_max) = outcome.ratio_range();
+        let (reach_ratio, reach_cost) = match outcome.reach {
+            Reach::Part(part) => (Some(part), None),
+            Reach::Cost(cost) => (None, Some(cost)),
+        };
         JsonRow {
             id: &outcome.id,
             description: &outcome.description,
@@ -88,7 +99,8 @@ impl JsonRow<'_> {
             ratio: outcome.ratio(),
             ratio_min,
             ratio_max,
-            reach: outcome.reach,
+            reach_ratio,
+            reach_cost,
             met: outcome.is_met(),
             ours_by_round: &outcome.ours,
             rival_by_round: &outcome.rival,

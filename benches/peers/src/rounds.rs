@@ -3,14 +3,14 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use crate::row::{Failure, Row, median};
+use crate::row::{Failure, Reach, Row, median};
 
 /// What came of a row.
 pub(crate) struct Outcome {
     pub(crate) id: String,
     pub(crate) description: String,
     pub(crate) unit: &'static str,
-    pub(crate) reach: f64,
+    pub(crate) reach: Reach,
     pub(crate) rival_name: &'static str,
     /// By round.
     pub(crate) ours: Vec<f64>,
@@ -30,7 +30,10 @@ impl Outcome {
     }
 
     pub(crate) fn is_met(&self) -> bool {
-        self.ratio() <= self.reach
+        match self.reach {
+            Reach::Part(part) => self.ratio() <= part,
+            Reach::Cost(cost) => median(&self.ours) <= cost,
+        }
     }
 }
 
@@ -78,7 +81,7 @@ mod tests {
     use super::*;
 
     /// A row whose sides give these costs in turn, after one that does not count; and who was played when.
-    fn row(ours: &'static [f64], rival: &'static [f64], reach: f64) -> (Row, Rc<RefCell<String>>) {
+    fn row(ours: &'static [f64], rival: &'static [f64], reach: Reach) -> (Row, Rc<RefCell<String>>) {
         let played = Rc::new(RefCell::new(String::new()));
         let side = |costs: &'static [f64], sign: char| -> crate::row::Setup {
             let played = played.clone();
@@ -98,7 +101,7 @@ mod tests {
 
     #[test]
     fn sides_play_in_turn_and_medians_count() {
-        let (row, played) = row(&[2.0, 1.0, 9.0], &[4.0, 5.0, 6.0], 0.4);
+        let (row, played) = row(&[2.0, 1.0, 9.0], &[4.0, 5.0, 6.0], Reach::Part(0.4));
         let outcome = play(vec![row], 3, Duration::ZERO).expect("no side fails").pop().expect("one row");
         assert_eq!(*played.borrow(), "ABABABAB");
         assert_eq!((outcome.ratio(), outcome.ratio_range()), (0.4, (0.2, 1.5)));
@@ -107,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_row_beyond_its_reach_is_missed() {
-        let (row, _) = row(&[2.1], &[4.0], 0.5);
+        let (row, _) = row(&[2.1], &[4.0], Reach::Part(0.5));
         let outcomes = play(vec![row], 1, Duration::ZERO).expect("no side fails");
         assert!(!outcomes[0].is_met());
         let table = crate::report::table(&outcomes);
@@ -119,5 +122,15 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         let row = &json["rows"][0];
         assert_eq!((&row["ours"], &row["rival"], &row["met"]), (&2.1.into(), &4.0.into(), &false.into()));
+    }
+
+    #[test]
+    fn a_reach_may_be_a_cost_of_its_own() {
+        let check = |most: f64, met: bool| {
+            let (row, _) = row(&[2.1], &[1.0], Reach::Cost(most));
+            assert_eq!(play(vec![row], 1, Duration::ZERO).expect("no side fails")[0].is_met(), met, "{most}");
+        };
+        check(2.1, true);
+        check(2.0, false);
     }
 }

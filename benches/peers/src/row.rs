@@ -15,12 +15,20 @@ pub(crate) struct Row {
     pub(crate) description: String,
     /// What the numbers count.
     pub(crate) unit: &'static str,
-    /// Our cost shall be at most this part of the rival's.
-    pub(crate) reach: f64,
+    pub(crate) reach: Reach,
     /// Who the rival is.
     pub(crate) rival_name: &'static str,
     pub(crate) ours: Setup,
     pub(crate) rival: Setup,
+}
+
+/// What our cost shall be, at the most.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Reach {
+    /// This part of the rival's.
+    Part(f64),
+    /// This much, whatever the rival's is.
+    Cost(f64),
 }
 
 /// Sets a side up, before its first round.

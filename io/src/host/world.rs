@@ -1,4 +1,4 @@
-//! The half of a world that is no shard: its listeners, its control thread, and what each shard's thread starts with.
+//! A world on the real machine, but for its shards: its listeners, its control thread, and a seed for each shard.
 
 use std::fmt;
 use std::io;
@@ -25,64 +25,91 @@ pub(crate) struct Start {
     pub(crate) control: ControlHandle,
 }
 
-/// The listeners and the control thread. Dropping it ends the thread: nothing is accepted and nothing can be dialed any
-/// more, while the shards' streams go on.
-pub(crate) struct House {
-    listening: Vec<(ListenerKind, SocketAddr)>,
-    signals: Arc<[Signal]>,
-    control: ControlHandle,
-    thread: Option<JoinHandle<()>>,
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Start(shard {})", self.shard)
+    }
 }
 
-impl House {
-    /// Binds the listeners and starts the control thread on `N`.
+/// A running world on the real machine. Dropping it ends the control thread: nothing is accepted and nothing can be
+/// dialed any more, while the shards' streams go on.
+pub struct HostWorld<S> {
+    seeds: Vec<S>,
+    listening: Listening,
+    signals: Arc<[Signal]>,
+    control: Control,
+}
+
+impl<S> HostWorld<S> {
+    /// Binds the listeners, starts the control thread on `N`, and makes a seed of what each shard starts with.
     ///
     /// # Panics
     /// If the configuration has no shards.
-    pub(crate) fn open<N: Net>(config: WorldConfig) -> Result<(House, Vec<Start>), WorldError> {
+    pub(crate) fn open<N: Net>(config: WorldConfig, seed: impl FnMut(Start) -> S) -> Result<HostWorld<S>, WorldError> {
         assert!(config.shards > 0, "a world has shards");
         let (doors, listening) = bind(&config.listeners)?;
         let signals = (0..config.shards).map(|_| Signal::new()).collect::<io::Result<Arc<[Signal]>>>();
         let signals = signals.map_err(|source| WorldError::Io { what: "make an event", source })?;
-        let (control, inbox) = ControlHandle::new();
+        let (handle, inbox) = ControlHandle::new();
         let starts: Vec<Start> = (0..config.shards)
             .map(|n| {
                 let shard = ShardNo(n);
                 let (sender, mail) = mpsc::channel();
                 let mailbox = Mailbox::new(sender, signals.clone(), shard);
-                Start { shard, signals: signals.clone(), mail, mailbox, control: control.clone() }
+                Start { shard, signals: signals.clone(), mail, mailbox, control: handle.clone() }
             })
             .collect();
         let mailboxes = starts.iter().map(|start| start.mailbox.clone()).collect();
         let thread = control::start::<N>(config, doors, inbox, mailboxes)?;
-        Ok((House { listening, signals, control, thread: Some(thread) }, starts))
+        let control = Control { handle, thread: Some(thread) };
+        Ok(HostWorld { seeds: starts.into_iter().map(seed).collect(), listening, signals, control })
+    }
+
+    /// The same world with its seeds under another type.
+    pub(crate) fn map<T>(self, change: impl FnMut(S) -> T) -> HostWorld<T> {
+        let HostWorld { seeds, listening, signals, control } = self;
+        HostWorld { seeds: seeds.into_iter().map(change).collect(), listening, signals, control }
+    }
+
+    /// The shards' seeds, in order; the shard's own thread turns its seed into its [`Io`](crate::Io). Empty after the
+    /// first call.
+    pub fn take_seeds(&mut self) -> Vec<S> {
+        std::mem::take(&mut self.seeds)
     }
 
     /// Where this world listens, in the order of the configuration, with the ports it really has.
-    pub(crate) fn listening(&self) -> &[(ListenerKind, SocketAddr)] {
+    #[must_use]
+    pub fn listening(&self) -> &[(ListenerKind, SocketAddr)] {
         &self.listening
     }
 
     /// Wakes shards from any thread.
-    pub(crate) fn waker(&self) -> Waker {
+    #[must_use]
+    pub fn waker(&self) -> Waker {
         Waker::new(self.signals.clone())
     }
 }
 
-impl Drop for House {
+impl<S> fmt::Debug for HostWorld<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostWorld({} shards, listening on {:?})", self.signals.len(), self.listening)
+    }
+}
+
+/// The control thread, which ends with this.
+struct Control {
+    handle: ControlHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Control {
     fn drop(&mut self) {
-        self.control.put(Command::Stop);
+        self.handle.put(Command::Stop);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             eprintln!("the control thread has panicked");
         }
-    }
-}
-
-impl fmt::Debug for House {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} shards, listening on {:?}", self.signals.len(), self.listening)
     }
 }
 

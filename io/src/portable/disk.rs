@@ -33,7 +33,7 @@ pub(super) struct Written {
     pub(super) result: io::Result<()>,
 }
 
-/// The thread. It ends, after what it was given, when this is dropped.
+/// The thread, and what it was given.
 pub(super) struct Disk {
     queue: Option<SyncSender<WriteOp>>,
     written: Receiver<Written>,
@@ -88,6 +88,14 @@ impl Disk {
         Some(written)
     }
 
+    /// Waits for the writes in the thread's hands, gives up those behind them, and ends the thread.
+    pub(super) fn end(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
     /// Writes asked for that have not ended.
     #[cfg(test)]
     pub(super) fn in_flight(&self) -> usize {
@@ -97,10 +105,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 

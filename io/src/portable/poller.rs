@@ -12,6 +12,8 @@ use rustix::io::Errno;
 const EVENTS_MAX: usize = 256;
 /// The kernel's own waits know whole milliseconds only.
 const TICK: Duration = Duration::from_millis(1);
+/// The longest wait; longer ones take a form of it that old seccomp profiles do not know.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
 
 /// What has become of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +62,10 @@ impl Poller {
                 Some(Timespec::default())
             }
             // The caller comes back for the rest.
-            Some(span) => Some(timespec(Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))),
+            Some(span) => {
+                let span = span.min(WAIT_MAX);
+                Some(timespec(span - Duration::from_nanos(u64::from(span.subsec_nanos() % 1_000_000))))
+            }
         };
         self.events.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), timeout.as_ref()) {
@@ -80,7 +85,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits for less than a tick. Not by a newer form of `epoll_wait`, which old seccomp profiles do not know.
+    /// Waits for less than a tick.
     fn wait_finely(&self, span: Duration) -> io::Result<()> {
         match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&timespec(span))) {
             Ok(_) | Err(Errno::INTR) => Ok(()),

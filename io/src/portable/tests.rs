@@ -27,7 +27,7 @@ fn open_flags(path: &Path) -> Vec<(RawFd, i32)> {
 fn files_are_opened_for_durable_writes() {
     let dir = directory();
     let dir = dir.path().canonicalize().expect("it exists");
-    let mut node = Node::<PortableWorld>::start(WorldConfig::new(1));
+    let mut node = Node::<PortableSeed>::start(WorldConfig::new(1));
     let made = dir.join("made");
     node.io.create_zeroed(&made, 4096).expect("created");
     node.io.open(&made).expect("opened");

@@ -1,15 +1,14 @@
-//! One process's portable world: its listeners, its control thread, and a seed for each shard.
+//! How a portable world starts.
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::net::PollNet;
 use super::shard::Portable;
-use crate::host::world::{House, Start};
-use crate::{ListenerKind, ShardNo, Waker, WorldConfig, WorldError};
+use crate::host::world::Start;
+use crate::{HostWorld, ShardNo, WorldConfig, WorldError};
 
 /// What a shard's own thread turns into its [`Portable`].
+#[derive(Debug)]
 pub struct PortableSeed {
     start: Start,
     config: Arc<WorldConfig>,
@@ -31,18 +30,8 @@ impl PortableSeed {
     }
 }
 
-impl fmt::Debug for PortableSeed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PortableSeed(shard {})", self.shard())
-    }
-}
-
-/// A running world. Dropping it ends the control thread: nothing is accepted and nothing can be dialed any more, while
-/// the shards' streams go on.
-pub struct PortableWorld {
-    seeds: Vec<PortableSeed>,
-    house: House,
-}
+/// A running world without io_uring.
+pub type PortableWorld = HostWorld<PortableSeed>;
 
 impl PortableWorld {
     /// Binds the listeners and starts the control thread.
@@ -53,32 +42,7 @@ impl PortableWorld {
     /// # Panics
     /// If the configuration has no shards.
     pub fn start(config: WorldConfig) -> Result<PortableWorld, WorldError> {
-        let (house, starts) = House::open::<PollNet>(config.clone())?;
-        let config = Arc::new(config);
-        let seeds = starts.into_iter().map(|start| PortableSeed { start, config: config.clone() }).collect();
-        Ok(PortableWorld { seeds, house })
-    }
-
-    /// The shards' seeds, in order. Empty after the first call.
-    pub fn take_seeds(&mut self) -> Vec<PortableSeed> {
-        std::mem::take(&mut self.seeds)
-    }
-
-    /// Where this world listens, in the order of the configuration, with the ports it really has.
-    #[must_use]
-    pub fn listening(&self) -> &[(ListenerKind, SocketAddr)] {
-        self.house.listening()
-    }
-
-    /// Wakes shards from any thread.
-    #[must_use]
-    pub fn waker(&self) -> Waker {
-        self.house.waker()
-    }
-}
-
-impl fmt::Debug for PortableWorld {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PortableWorld({:?})", self.house)
+        let shared = Arc::new(config.clone());
+        HostWorld::open::<PollNet>(config, |start| PortableSeed { start, config: shared.clone() })
     }
 }

@@ -20,18 +20,18 @@ in_every_world! {
     files_travel_whole_or_not_at_all,
 }
 
-fn a_taken_address_is_named<W: TestWorld>() {
+fn a_taken_address_is_named<S: TestSeed>() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
     let config = WorldConfig { listeners: vec![(ListenerKind::Client, address)], ..config() };
-    let text = W::open(config.into()).err().expect("taken").to_string();
+    let text = S::open(config.into()).expect_err("taken").to_string();
     assert!(text.starts_with(&format!("cannot listen on {address}: ")), "{text}");
     assert!(text.ends_with("; choose another"), "{text}");
 }
 
-fn dials_fail_with_a_reason<W: TestWorld>() {
-    let mut a = Node::<W>::start(config());
-    let mut b = Node::<W>::start(config());
+fn dials_fail_with_a_reason<S: TestSeed>() {
+    let mut a = Node::<S>::start(config());
+    let mut b = Node::<S>::start(config());
     a.dial(b.address(), b"GET /no HTTP/1.1\r\n\r\n", 1, PATIENCE);
     let refused = a.dialed().expect_err("refused");
     assert_eq!(refused, DialError::Refused(Bytes::from_static(b"HTTP/1.1 412 No\r\n\r\n")));
@@ -77,7 +77,7 @@ fn dials_fail_with_a_reason<W: TestWorld>() {
     assert!(matches!(&out[..], [Completion::Dialed { result: Err(DialError::Io(_)), .. }]), "{out:?}");
 }
 
-fn a_dial_that_nobody_answers_ends<W: TestWorld>() {
+fn a_dial_that_nobody_answers_ends<S: TestSeed>() {
     // The kernel answers for a listener until so many wait to be accepted; then it answers nobody.
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
@@ -91,14 +91,14 @@ fn a_dial_that_nobody_answers_ends<W: TestWorld>() {
             socket
         })
         .collect();
-    let mut a = Node::<W>::start(config());
+    let mut a = Node::<S>::start(config());
     a.dial(address, STREAM, 1, Duration::from_millis(100));
     assert_eq!(a.dialed().expect_err("no answer"), DialError::Io(ErrorKind::TimedOut));
     drop(crowd);
 }
 
-fn bytes_behind_a_response_head_belong_to_the_stream<W: TestWorld>() {
-    let mut a = Node::<W>::start(config());
+fn bytes_behind_a_response_head_belong_to_the_stream<S: TestSeed>() {
+    let mut a = Node::<S>::start(config());
     for cut in [0, 1, OK.len() - 2, OK.len() - 1, OK.len(), OK.len() + 3] {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         a.dial(listener.local_addr().expect("an address"), STREAM, 1, PATIENCE);
@@ -123,8 +123,8 @@ fn bytes_behind_a_response_head_belong_to_the_stream<W: TestWorld>() {
     }
 }
 
-fn bad_dialers_are_closed<W: TestWorld>() {
-    let mut b = Node::<W>::start(WorldConfig { client_connections_max: 2, peer_connections_max: 2, ..config() });
+fn bad_dialers_are_closed<S: TestSeed>() {
+    let mut b = Node::<S>::start(WorldConfig { client_connections_max: 2, peer_connections_max: 2, ..config() });
     let long = vec![b'x'; 9000];
     for request in [&b"GET /stream HTTP/1.1\r\n\r\nearly"[..], b"GET /stream", &long] {
         let mut socket = TcpStream::connect(b.address()).expect("connected");
@@ -157,9 +157,9 @@ fn bad_dialers_are_closed<W: TestWorld>() {
     assert_eq!(over(), 1);
 }
 
-fn send_file<W: TestWorld>(
-    a: &mut Node<W>,
-    b: &mut Node<W>,
+fn send_file<S: TestSeed>(
+    a: &mut Node<S>,
+    b: &mut Node<S>,
     from: &Path,
     to: &Path,
     size: usize,
@@ -183,10 +183,10 @@ fn send_file<W: TestWorld>(
     })
 }
 
-fn files_travel_whole_or_not_at_all<W: TestWorld>() {
+fn files_travel_whole_or_not_at_all<S: TestSeed>() {
     let dir = directory();
-    let mut a = Node::<W>::start(config());
-    let mut b = Node::<W>::start(config());
+    let mut a = Node::<S>::start(config());
+    let mut b = Node::<S>::start(config());
     let (from, to) = (dir.path().join("from"), dir.path().join("in/to"));
     for size in [0, 1, 3_000_123] {
         let content = pattern(0, size);

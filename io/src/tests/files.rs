@@ -1,6 +1,8 @@
 //! Files, durable writes and jobs.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,11 +18,12 @@ in_every_world! {
     small_files_are_replaced,
     jobs_run_in_order,
     a_directory_is_locked_once,
+    a_directory_is_locked_until_its_last_write,
 }
 
-fn writes_are_durable_and_read_back<W: TestWorld>() {
+fn writes_are_durable_and_read_back<S: TestSeed>() {
     let dir = directory();
-    let mut a = Node::<W>::start(WorldConfig::new(1));
+    let mut a = Node::<S>::start(WorldConfig::new(1));
     let path = dir.path().join("deep/er/segment");
     let file = a.io.create_zeroed(&path, 3 << 20).expect("created");
     assert_eq!(a.io.create_zeroed(&path, 4096).expect_err("taken").kind(), ErrorKind::AlreadyExists);
@@ -52,25 +55,14 @@ fn writes_are_durable_and_read_back<W: TestWorld>() {
         buf.fill(u8::try_from(n % 251).expect("small"));
         a.io.write(file, n * 4096, buf, Token(n));
     }
-    let mut done = 0;
-    wait(|| {
-        a.turn();
-        for completion in a.got.drain(..) {
-            match completion {
-                Completion::Written { result, .. } => result.expect("written"),
-                other => panic!("{other:?}"),
-            }
-            done += 1;
-        }
-        (done == 400).then_some(())
-    });
+    a.wait_for_disk(400);
     let back = a.io.read(file, 0, 400 * 4096).expect("read");
     assert!(back.chunks(4096).zip(0..).all(|(block, n)| block.iter().all(|byte| usize::from(*byte) == n % 251)));
 }
 
-fn a_failed_write_is_told<W: TestWorld>() {
+fn a_failed_write_is_told<S: TestSeed>() {
     let dir = directory();
-    let mut a = Node::<W>::start(WorldConfig::new(1));
+    let mut a = Node::<S>::start(WorldConfig::new(1));
     let file = a.io.create_zeroed(&dir.path().join("segment"), 1 << 20).expect("created");
     // No file is that long.
     a.io.write(file, 1 << 62, AlignedBuf::zeroed(8192), Token(7));
@@ -87,9 +79,9 @@ fn a_failed_write_is_told<W: TestWorld>() {
     assert_eq!((token, len, result.expect_err("too far").kind()), (Token(7), 8192, ErrorKind::FileTooLarge));
 }
 
-fn a_busy_ring_can_be_dropped<W: TestWorld>() {
+fn a_busy_ring_can_be_dropped<S: TestSeed>() {
     let dir = directory();
-    let (mut a, mut b, x, y) = pair::<W>(config());
+    let (mut a, mut b, x, y) = pair::<S>(config());
     let file = a.io.create_zeroed(&dir.path().join("segment"), 1 << 20).expect("created");
     let big = Bytes::from(vec![7; 64 << 20]);
     a.io.receive(x);
@@ -103,17 +95,12 @@ fn a_busy_ring_can_be_dropped<W: TestWorld>() {
     drop(a.io);
     assert!(start.elapsed() < Duration::from_secs(4), "took {:?}", start.elapsed());
     assert!(big.is_unique(), "the buffers were dropped");
-    b.io.receive(y);
-    wait(|| {
-        b.turn();
-        b.pieces();
-        b.closed(y)
-    });
+    b.receive_to_the_end(y);
 }
 
-fn removed_files_are_closed<W: TestWorld>() {
+fn removed_files_are_closed<S: TestSeed>() {
     let dir = directory();
-    let mut a = Node::<W>::start(WorldConfig::new(1));
+    let mut a = Node::<S>::start(WorldConfig::new(1));
     let path = dir.path().join("segment");
     let open = || {
         let fds = std::fs::read_dir("/proc/self/fd").expect("listed");
@@ -127,19 +114,7 @@ fn removed_files_are_closed<W: TestWorld>() {
     let map = a.io.map(file).expect("mapped");
     a.io.write(file, 0, AlignedBuf::zeroed(1 << 20), Token(0));
     a.io.job(Job::Remove { path: path.clone() }, Token(1));
-    let mut seen = 0;
-    wait(|| {
-        a.turn();
-        for completion in a.got.drain(..) {
-            match completion {
-                Completion::Written { result, .. } => result.expect("written"),
-                Completion::JobDone { result, .. } => drop(result.expect("removed")),
-                other => panic!("{other:?}"),
-            }
-            seen += 1;
-        }
-        (seen == 2).then_some(())
-    });
+    a.wait_for_disk(2);
     assert_eq!(open(), 1);
     assert_eq!(a.io.read(again, 0, 4096).expect_err("gone").kind(), ErrorKind::NotFound);
     assert!(a.io.map(file).is_err());
@@ -151,9 +126,9 @@ fn removed_files_are_closed<W: TestWorld>() {
     a.write(other, 0, AlignedBuf::zeroed(4096));
 }
 
-fn small_files_are_replaced<W: TestWorld>() {
+fn small_files_are_replaced<S: TestSeed>() {
     let dir = directory();
-    let mut a = Node::<W>::start(WorldConfig::new(1));
+    let mut a = Node::<S>::start(WorldConfig::new(1));
     let path = dir.path().join("sub/meta");
     for content in [&b"one"[..], b"", b"three"] {
         a.io.write_file(&path, content).expect("written");
@@ -165,9 +140,9 @@ fn small_files_are_replaced<W: TestWorld>() {
     assert_eq!(a.io.map(empty).expect("mapped"), b"three"[..], "the old file lives on while it is open");
 }
 
-fn jobs_run_in_order<W: TestWorld>() {
+fn jobs_run_in_order<S: TestSeed>() {
     let dir = directory();
-    let mut a = Node::<W>::start(WorldConfig::new(1));
+    let mut a = Node::<S>::start(WorldConfig::new(1));
     let (aside, path) = (dir.path().join("x/aside"), dir.path().join("y/whole"));
     let write = |offset, bytes: &'static [u8]| Job::WriteAside {
         path: aside.clone(),
@@ -211,10 +186,10 @@ fn jobs_run_in_order<W: TestWorld>() {
     assert_eq!(a.job(Job::Load { path }).expect_err("gone").kind(), ErrorKind::NotFound);
 }
 
-fn a_directory_is_locked_once<W: TestWorld>() {
+fn a_directory_is_locked_once<S: TestSeed>() {
     let dir = directory();
-    let mut a = Node::<W>::start(WorldConfig::new(1));
-    let mut b = Node::<W>::start(WorldConfig::new(1));
+    let mut a = Node::<S>::start(WorldConfig::new(1));
+    let mut b = Node::<S>::start(WorldConfig::new(1));
     let path = dir.path().join("new/data");
     a.io.lock_dir(&path).expect("locked");
     b.io.lock_dir(&dir.path().join("other")).expect("locked");
@@ -224,4 +199,40 @@ fn a_directory_is_locked_once<W: TestWorld>() {
     }
     drop(a);
     b.io.lock_dir(&path).expect("free again");
+}
+
+fn a_directory_is_locked_until_its_last_write<S: TestSeed>() {
+    let dir = directory();
+    let path = dir.path().join("data");
+    let segment = path.join("segment");
+    let mut other = Node::<S>::start(WorldConfig::new(1));
+    let (sender, busy) = mpsc::channel();
+    let thread = {
+        let (path, segment) = (path.clone(), segment.clone());
+        std::thread::spawn(move || {
+            let mut a = Node::<S>::start(WorldConfig::new(1));
+            a.io.lock_dir(&path).expect("locked");
+            let file = a.io.create_zeroed(&segment, 32 << 20).expect("created");
+            for n in 0..32 {
+                let mut buf = AlignedBuf::zeroed(1 << 20);
+                buf.fill(1);
+                a.io.write(file, n << 20, buf, Token(n));
+            }
+            let now = a.io.now();
+            a.io.turn(Some(now), &mut a.got).expect("a turn");
+            sender.send(()).expect("somebody waits");
+            // Dropped while it writes.
+        })
+    };
+    // What is written last.
+    let end = || {
+        let mut end = [0; 4096];
+        std::fs::File::open(&segment).and_then(|file| file.read_exact_at(&mut end, (32 << 20) - 4096)).expect("read");
+        end
+    };
+    busy.recv().expect("it writes");
+    wait(|| other.io.lock_dir(&path).ok());
+    let at_lock = end();
+    thread.join().expect("dropped");
+    assert!(at_lock == end(), "written to after the lock was free");
 }

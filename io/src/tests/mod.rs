@@ -17,64 +17,47 @@ use socket2::SockRef;
 use crate::portable::{Portable, PortableSeed, PortableWorld};
 use crate::uring::{Uring, UringConfig, UringSeed, UringWorld, probe};
 use crate::{
-    Acceptor, AlignedBuf, CloseReason, Completion, Dial, DialError, Dialed, FileId, Io, Job, JobOutput, ListenerKind,
-    RecvBuf, ShardNo, StreamId, Token, Verdict, Waker, WorldConfig, WorldError,
+    Acceptor, AlignedBuf, CloseReason, Completion, Dial, DialError, Dialed, FileId, HostWorld, Io, Job, JobOutput,
+    ListenerKind, RecvBuf, ShardNo, StreamId, Token, Verdict, WorldConfig, WorldError,
 };
 
-/// A world to test in.
-pub(crate) trait TestWorld: Sized {
+/// A world to test in, as its shards' seeds.
+pub(crate) trait TestSeed: Sized + Send + 'static {
     type Config: From<WorldConfig>;
-    type Seed: Send + 'static;
     type Io: Io;
 
     /// Whether this world can be had here; says why not.
-    fn permitted() -> bool;
-    fn open(config: Self::Config) -> Result<(Self, Vec<Self::Seed>), WorldError>;
-    fn shard(seed: &Self::Seed) -> ShardNo;
-    fn io(seed: Self::Seed) -> Self::Io;
-    fn listening(&self) -> &[(ListenerKind, SocketAddr)];
-    fn waker(&self) -> Waker;
+    fn permitted() -> bool {
+        true
+    }
+
+    fn open(config: Self::Config) -> Result<HostWorld<Self>, WorldError>;
+    fn number(&self) -> ShardNo;
+    fn grow(self) -> Self::Io;
 
     /// How many sends, receives and writes are under way.
     fn operations(io: &Self::Io) -> usize;
     fn socket(io: &mut Self::Io, stream: StreamId) -> SockRef<'_>;
 }
 
-impl TestWorld for UringWorld {
+impl TestSeed for UringSeed {
     type Config = UringConfig;
-    type Seed = UringSeed;
     type Io = Uring;
 
     fn permitted() -> bool {
-        match probe() {
-            Ok(_) => true,
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                false
-            }
-        }
+        probe().inspect_err(|error| eprintln!("skipped: {error}")).is_ok()
     }
 
-    fn open(config: UringConfig) -> Result<(UringWorld, Vec<UringSeed>), WorldError> {
-        let mut world = UringWorld::start(config)?;
-        let seeds = world.take_seeds();
-        Ok((world, seeds))
+    fn open(config: UringConfig) -> Result<UringWorld, WorldError> {
+        UringWorld::start(config)
     }
 
-    fn shard(seed: &UringSeed) -> ShardNo {
-        seed.shard()
+    fn number(&self) -> ShardNo {
+        self.shard()
     }
 
-    fn io(seed: UringSeed) -> Uring {
-        seed.into_io().expect("a ring")
-    }
-
-    fn listening(&self) -> &[(ListenerKind, SocketAddr)] {
-        self.listening()
-    }
-
-    fn waker(&self) -> Waker {
-        self.waker()
+    fn grow(self) -> Uring {
+        self.into_io().expect("a ring")
     }
 
     fn operations(io: &Uring) -> usize {
@@ -87,35 +70,20 @@ impl TestWorld for UringWorld {
     }
 }
 
-impl TestWorld for PortableWorld {
+impl TestSeed for PortableSeed {
     type Config = WorldConfig;
-    type Seed = PortableSeed;
     type Io = Portable;
 
-    fn permitted() -> bool {
-        true
+    fn open(config: WorldConfig) -> Result<PortableWorld, WorldError> {
+        PortableWorld::start(config)
     }
 
-    fn open(config: WorldConfig) -> Result<(PortableWorld, Vec<PortableSeed>), WorldError> {
-        let mut world = PortableWorld::start(config)?;
-        let seeds = world.take_seeds();
-        Ok((world, seeds))
+    fn number(&self) -> ShardNo {
+        self.shard()
     }
 
-    fn shard(seed: &PortableSeed) -> ShardNo {
-        seed.shard()
-    }
-
-    fn io(seed: PortableSeed) -> Portable {
-        seed.into_io().expect("a shard")
-    }
-
-    fn listening(&self) -> &[(ListenerKind, SocketAddr)] {
-        self.listening()
-    }
-
-    fn waker(&self) -> Waker {
-        self.waker()
+    fn grow(self) -> Portable {
+        self.into_io().expect("a shard")
     }
 
     fn operations(io: &Portable) -> usize {
@@ -131,28 +99,28 @@ impl TestWorld for PortableWorld {
 macro_rules! in_every_world {
     ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {
         mod on_uring {
-            use crate::tests::TestWorld;
-            use crate::uring::UringWorld;
+            use crate::tests::TestSeed;
+            use crate::uring::UringSeed;
 
             $(
                 $(#[$attribute])*
                 #[test]
                 fn $test() {
-                    if UringWorld::permitted() {
-                        super::$test::<UringWorld>();
+                    if UringSeed::permitted() {
+                        super::$test::<UringSeed>();
                     }
                 }
             )*
         }
 
         mod on_portable {
-            use crate::portable::PortableWorld;
+            use crate::portable::PortableSeed;
 
             $(
                 $(#[$attribute])*
                 #[test]
                 fn $test() {
-                    super::$test::<PortableWorld>();
+                    super::$test::<PortableSeed>();
                 }
             )*
         }
@@ -190,9 +158,9 @@ impl Acceptor for Obedient {
 }
 
 /// One shard, driven by the test.
-pub(crate) struct Node<W: TestWorld> {
-    pub(crate) world: W,
-    pub(crate) io: W::Io,
+pub(crate) struct Node<S: TestSeed> {
+    pub(crate) world: HostWorld<S>,
+    pub(crate) io: S::Io,
     /// Completions nobody has asked for yet.
     pub(crate) got: Vec<Completion>,
 }
@@ -209,18 +177,18 @@ pub(crate) fn config() -> WorldConfig {
     }
 }
 
-impl<W: TestWorld> Node<W> {
-    pub(crate) fn start(config: impl Into<W::Config>) -> Node<W> {
-        let (world, mut seeds) = W::open(config.into()).expect("a world");
-        Node { world, io: W::io(seeds.remove(0)), got: Vec::new() }
+impl<S: TestSeed> Node<S> {
+    pub(crate) fn start(config: impl Into<S::Config>) -> Node<S> {
+        let mut world = S::open(config.into()).expect("a world");
+        Node { io: world.take_seeds().remove(0).grow(), world, got: Vec::new() }
     }
 
     fn operations(&self) -> usize {
-        W::operations(&self.io)
+        S::operations(&self.io)
     }
 
     fn socket(&mut self, stream: StreamId) -> SockRef<'_> {
-        W::socket(&mut self.io, stream)
+        S::socket(&mut self.io, stream)
     }
 
     fn address(&self) -> SocketAddr {
@@ -300,6 +268,33 @@ impl<W: TestWorld> Node<W> {
         )
     }
 
+    /// Takes what arrives until the remote side has closed.
+    fn receive_to_the_end(&mut self, stream: StreamId) {
+        self.io.receive(stream);
+        wait(|| {
+            self.turn();
+            self.pieces();
+            self.closed(stream)
+        });
+    }
+
+    /// Waits for the end of so many writes and jobs; none fails, and nothing else happens.
+    fn wait_for_disk(&mut self, count: usize) {
+        let mut ended = 0;
+        wait(|| {
+            self.turn();
+            for completion in self.got.drain(..) {
+                match completion {
+                    Completion::Written { result, .. } => result.expect("written"),
+                    Completion::JobDone { result, .. } => drop(result.expect("done")),
+                    other => panic!("{other:?}"),
+                }
+                ended += 1;
+            }
+            (ended == count).then_some(())
+        });
+    }
+
     pub(crate) fn job(&mut self, job: Job) -> io::Result<JobOutput> {
         self.io.job(job, Token(9));
         wait(|| {
@@ -351,14 +346,14 @@ fn wait<T>(mut step: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Two nodes with a stream from `a` to `b`.
-pub(crate) fn pair<W: TestWorld>(config: impl Into<W::Config> + Clone) -> (Node<W>, Node<W>, StreamId, StreamId) {
+pub(crate) fn pair<S: TestSeed>(config: impl Into<S::Config> + Clone) -> (Node<S>, Node<S>, StreamId, StreamId) {
     let mut a = Node::start(config.clone());
     let mut b = Node::start(config);
     let (x, y) = connect(&mut a, &mut b);
     (a, b, x, y)
 }
 
-fn connect<W: TestWorld>(a: &mut Node<W>, b: &mut Node<W>) -> (StreamId, StreamId) {
+fn connect<S: TestSeed>(a: &mut Node<S>, b: &mut Node<S>) -> (StreamId, StreamId) {
     a.dial(b.address(), STREAM, 1, PATIENCE);
     let dialed = a.dialed().expect("connected");
     assert_eq!(dialed.response, OK);
@@ -371,9 +366,9 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
 }
 
 /// Lets `a` send `total` patterned bytes in sends of `size`, and `b` receive them; `each` sees the pieces.
-pub(crate) fn transfer<W: TestWorld>(
-    a: &mut Node<W>,
-    b: &mut Node<W>,
+pub(crate) fn transfer<S: TestSeed>(
+    a: &mut Node<S>,
+    b: &mut Node<S>,
     x: StreamId,
     y: StreamId,
     total: usize,

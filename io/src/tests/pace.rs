@@ -14,16 +14,16 @@ in_every_world! {
     measure,
 }
 
-fn a_steady_pace_allocates_nothing<W: TestWorld>() {
+fn a_steady_pace_allocates_nothing<S: TestSeed>() {
     let dir = directory();
-    let (mut a, mut b, x, y) = pair::<W>(config());
+    let (mut a, mut b, x, y) = pair::<S>(config());
     let file = a.io.create_zeroed(&dir.path().join("segment"), 1 << 20).expect("created");
     a.io.receive(x);
     b.io.receive(y);
     let content = Bytes::from(vec![1; 1000]);
     let mut block = Some(AlignedBuf::zeroed(4096));
     let (mut ours, mut theirs) = (Vec::with_capacity(64), Vec::with_capacity(64));
-    let mut round = |a: &mut Node<W>, b: &mut Node<W>| {
+    let mut round = |a: &mut Node<S>, b: &mut Node<S>| {
         let mut bufs = a.io.send_bufs();
         bufs.push(content.clone());
         bufs.push(content.clone());
@@ -73,9 +73,9 @@ fn quantile(mut spans: Vec<Duration>, q: f64) -> Duration {
 }
 
 /// Not a benchmark, only a look: `cargo test --release -p ringraft-io measure -- --ignored --nocapture`.
-fn measure<W: TestWorld>() {
+fn measure<S: TestSeed>() {
     let dir = directory();
-    let mut a = Node::<W>::start(WorldConfig { spin: Duration::ZERO, ..WorldConfig::new(1) });
+    let mut a = Node::<S>::start(WorldConfig { spin: Duration::ZERO, ..WorldConfig::new(1) });
     let file = a.io.create_zeroed(&dir.path().join("segment"), 64 << 20).expect("created");
     for size in [4096usize, 65_536] {
         let (mut spans, mut out) = (Vec::new(), Vec::new());
@@ -98,12 +98,11 @@ fn measure<W: TestWorld>() {
     }
     for spin in [Duration::ZERO, Duration::from_micros(50)] {
         let config = WorldConfig { spin, pin: true, shards: 2, ..config() };
-        let (world, mut seeds) = W::open(config.into()).expect("a world");
+        let mut world = S::open(config.into()).expect("a world");
         let address = world.listening()[0].1;
-        let second = seeds.pop().expect("two");
-        let first = seeds.pop().expect("two");
+        let [first, second] = <[S; 2]>::try_from(world.take_seeds()).unwrap_or_else(|_| panic!("not two"));
         let echo = std::thread::spawn(move || {
-            let (mut io, mut out) = (W::io(first), Vec::new());
+            let (mut io, mut out) = (first.grow(), Vec::new());
             loop {
                 io.turn(None, &mut out).expect("a turn");
                 for completion in out.drain(..) {
@@ -121,7 +120,7 @@ fn measure<W: TestWorld>() {
             }
         });
         let ask = std::thread::spawn(move || {
-            let (mut io, mut out, mut spans) = (W::io(second), Vec::new(), Vec::new());
+            let (mut io, mut out, mut spans) = (second.grow(), Vec::new(), Vec::new());
             io.dial(Dial {
                 token: Token(0),
                 address: address.to_string(),

@@ -16,8 +16,8 @@ in_every_world! {
     received_bytes_outlive_the_ring,
 }
 
-fn streams_carry_bytes_both_ways<W: TestWorld>() {
-    let (mut a, mut b, x, y) = pair::<W>(config());
+fn streams_carry_bytes_both_ways<S: TestSeed>() {
+    let (mut a, mut b, x, y) = pair::<S>(config());
     transfer(&mut a, &mut b, x, y, 100_000, 7_000);
     transfer(&mut b, &mut a, y, x, 100_000, 50_000);
     a.io.close(x);
@@ -40,8 +40,8 @@ fn streams_carry_bytes_both_ways<W: TestWorld>() {
     assert!(b.got.is_empty() && a.got.is_empty(), "{:?} {:?}", a.got, b.got);
 }
 
-fn bytes_before_the_end_arrive<W: TestWorld>() {
-    let (mut a, mut b, x, y) = pair::<W>(config());
+fn bytes_before_the_end_arrive<S: TestSeed>() {
+    let (mut a, mut b, x, y) = pair::<S>(config());
     // As much as fits into the sockets, so that it is all there, and the end behind it, before anybody receives.
     let len = 100_000;
     a.io.send(x, vec![Bytes::from(pattern(0, len))]);
@@ -66,12 +66,12 @@ fn bytes_before_the_end_arrive<W: TestWorld>() {
     assert_eq!((received, reason), (len, CloseReason::Eof));
 }
 
-fn large_sends_arrive_through_small_sockets<W: TestWorld>() {
-    send_through_small_sockets::<W>(config());
+fn large_sends_arrive_through_small_sockets<S: TestSeed>() {
+    send_through_small_sockets::<S>(config());
 }
 
-pub(crate) fn send_through_small_sockets<W: TestWorld>(config: impl Into<W::Config> + Clone) {
-    let (mut a, mut b, x, y) = pair::<W>(config);
+pub(crate) fn send_through_small_sockets<S: TestSeed>(config: impl Into<S::Config> + Clone) {
+    let (mut a, mut b, x, y) = pair::<S>(config);
     a.socket(x).set_send_buffer_size(4096).expect("set");
     transfer(&mut a, &mut b, x, y, 3_000_000, 1_000_000);
     // The kernel acknowledges late what fills a small window, so this goes slowly.
@@ -79,13 +79,13 @@ pub(crate) fn send_through_small_sockets<W: TestWorld>(config: impl Into<W::Conf
     transfer(&mut a, &mut b, x, y, 100_000, 100_000);
 }
 
-fn spinning_shards_work<W: TestWorld>() {
-    let (mut a, mut b, x, y) = pair::<W>(WorldConfig { spin: Duration::from_micros(50), ..config() });
+fn spinning_shards_work<S: TestSeed>() {
+    let (mut a, mut b, x, y) = pair::<S>(WorldConfig { spin: Duration::from_micros(50), ..config() });
     transfer(&mut a, &mut b, x, y, 1_000_000, 10_000);
 }
 
-fn paused_streams_rest<W: TestWorld>() {
-    let (mut a, mut b, x, y) = pair::<W>(config());
+fn paused_streams_rest<S: TestSeed>() {
+    let (mut a, mut b, x, y) = pair::<S>(config());
     transfer(&mut a, &mut b, x, y, 10_000, 10_000);
     b.io.pause(y);
     wait(|| {
@@ -115,8 +115,8 @@ fn paused_streams_rest<W: TestWorld>() {
     transfer(&mut a, &mut b, x, y, 100_000, 1_000);
 }
 
-fn closing_ends_what_is_in_flight<W: TestWorld>() {
-    let (mut a, mut b, x, y) = pair::<W>(config());
+fn closing_ends_what_is_in_flight<S: TestSeed>() {
+    let (mut a, mut b, x, y) = pair::<S>(config());
     a.io.receive(x);
     let big = Bytes::from(vec![7; 64 << 20]);
     a.io.send(x, vec![big.clone()]);
@@ -130,12 +130,7 @@ fn closing_ends_what_is_in_flight<W: TestWorld>() {
     });
     assert!(a.got.is_empty(), "{:?}", a.got);
     assert!(big.is_unique(), "the buffers were dropped");
-    b.io.receive(y);
-    wait(|| {
-        b.turn();
-        b.pieces();
-        b.closed(y)
-    });
+    b.receive_to_the_end(y);
     // The other way round: the remote side goes away while we send.
     let (x, y) = connect(&mut a, &mut b);
     a.io.send(x, vec![big.clone()]);
@@ -150,8 +145,8 @@ fn closing_ends_what_is_in_flight<W: TestWorld>() {
     assert!(a.got.is_empty() && big.is_unique());
 }
 
-fn running_out_of_buffers_is_survived<W: TestWorld>() {
-    run_out_of_buffers::<W>(small());
+fn running_out_of_buffers_is_survived<S: TestSeed>() {
+    run_out_of_buffers::<S>(small());
 }
 
 /// Four small buffers.
@@ -159,9 +154,9 @@ pub(crate) fn small() -> WorldConfig {
     WorldConfig { recv_buffers: 4, recv_buffer_size: 4096, ..config() }
 }
 
-pub(crate) fn run_out_of_buffers<W: TestWorld>(small: impl Into<W::Config>) {
-    let mut a = Node::<W>::start(config());
-    let mut b = Node::<W>::start(small);
+pub(crate) fn run_out_of_buffers<S: TestSeed>(small: impl Into<S::Config>) {
+    let mut a = Node::<S>::start(config());
+    let mut b = Node::<S>::start(small);
     let streams: Vec<(StreamId, StreamId)> = (0..3).map(|_| connect(&mut a, &mut b)).collect();
     const TOTAL: usize = 200_000;
     for (x, y) in &streams {
@@ -190,8 +185,8 @@ pub(crate) fn run_out_of_buffers<W: TestWorld>(small: impl Into<W::Config>) {
     });
 }
 
-fn received_bytes_outlive_the_ring<W: TestWorld>() {
-    let (mut a, mut b, x, y) = pair::<W>(config());
+fn received_bytes_outlive_the_ring<S: TestSeed>() {
+    let (mut a, mut b, x, y) = pair::<S>(config());
     a.io.send(x, vec![Bytes::from_static(b"memory")]);
     b.io.receive(y);
     let piece = wait(|| {

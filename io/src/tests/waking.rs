@@ -14,20 +14,21 @@ in_every_world! {
     a_turn_ends_at_its_deadline,
 }
 
-fn no_wake_between_shards_is_lost<W: TestWorld>() {
+fn no_wake_between_shards_is_lost<S: TestSeed>() {
     const ROUNDS: u64 = 20_000;
     let config = WorldConfig { spin: Duration::ZERO, ..WorldConfig::new(2) };
-    let (world, seeds) = W::open(config.into()).expect("a world");
+    let mut world = S::open(config.into()).expect("a world");
     let balls: Arc<[AtomicU64; 2]> = Arc::default();
     let waker = world.waker();
-    let threads: Vec<_> = seeds
+    let threads: Vec<_> = world
+        .take_seeds()
         .into_iter()
         .map(|seed| {
             let balls = balls.clone();
             std::thread::spawn(move || {
-                let me = W::shard(&seed);
+                let me = seed.number();
                 let other = ShardNo(1 - me.0);
-                let mut io = W::io(seed);
+                let mut io = seed.grow();
                 let (mut seen, mut out) = (0, Vec::new());
                 while seen < ROUNDS {
                     let until = io.now() + PATIENCE;
@@ -55,9 +56,9 @@ fn no_wake_between_shards_is_lost<W: TestWorld>() {
     }
 }
 
-fn no_wake_from_a_thread_is_lost<W: TestWorld>() {
+fn no_wake_from_a_thread_is_lost<S: TestSeed>() {
     const ROUNDS: u64 = 20_000;
-    let mut a = Node::<W>::start(WorldConfig { spin: Duration::ZERO, ..WorldConfig::new(1) });
+    let mut a = Node::<S>::start(WorldConfig { spin: Duration::ZERO, ..WorldConfig::new(1) });
     let (asked, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let waker = a.world.waker();
     let thread = {
@@ -83,16 +84,16 @@ fn no_wake_from_a_thread_is_lost<W: TestWorld>() {
     thread.join().expect("answered");
 }
 
-fn a_wake_of_oneself_ends_the_next_turn<W: TestWorld>() {
-    let mut a = Node::<W>::start(WorldConfig::new(1));
+fn a_wake_of_oneself_ends_the_next_turn<S: TestSeed>() {
+    let mut a = Node::<S>::start(WorldConfig::new(1));
     a.io.wake(ShardNo(0));
     a.io.turn(None, &mut a.got).expect("a turn");
     assert!(matches!(a.got[..], [Completion::Woken]), "{:?}", a.got);
 }
 
-fn a_turn_ends_at_its_deadline<W: TestWorld>() {
+fn a_turn_ends_at_its_deadline<S: TestSeed>() {
     for spin in [Duration::ZERO, Duration::from_micros(50)] {
-        let mut a = Node::<W>::start(WorldConfig { spin, ..WorldConfig::new(1) });
+        let mut a = Node::<S>::start(WorldConfig { spin, ..WorldConfig::new(1) });
         let start = a.io.now();
         let mut out = Vec::new();
         a.io.turn(Some(start), &mut out).expect("a turn");

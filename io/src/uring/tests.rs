@@ -5,11 +5,11 @@ use std::os::unix::process::CommandExt;
 
 use super::*;
 use crate::tests::streams::{run_out_of_buffers, send_through_small_sockets, small};
-use crate::tests::{Node, PATIENCE, TestWorld, config, directory, pair, transfer};
+use crate::tests::{Node, PATIENCE, TestSeed, config, directory, pair, transfer};
 use crate::{AlignedBuf, Completion, Io, IoChoice, Seed, ShardNo, Token, World, WorldConfig};
 
 fn permitted() -> bool {
-    UringWorld::permitted()
+    UringSeed::permitted()
 }
 
 #[test]
@@ -163,8 +163,8 @@ fn receives_without_bundles_work() {
         return;
     }
     let single = |world: WorldConfig| UringConfig { bundles: false, ..world.into() };
-    send_through_small_sockets::<UringWorld>(single(config()));
-    run_out_of_buffers::<UringWorld>(single(small()));
+    send_through_small_sockets::<UringSeed>(single(config()));
+    run_out_of_buffers::<UringSeed>(single(small()));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn places_beyond_the_table_work() {
     if !permitted() {
         return;
     }
-    let (mut a, mut b, x, y) = pair::<UringWorld>(UringConfig { table_size: 0, ..config().into() });
+    let (mut a, mut b, x, y) = pair::<UringSeed>(UringConfig { table_size: 0, ..config().into() });
     transfer(&mut a, &mut b, x, y, 1_000_000, 300_000);
     transfer(&mut b, &mut a, y, x, 1_000_000, 300_000);
 }
@@ -183,7 +183,7 @@ fn small_queues_overflow_without_loss() {
         return;
     }
     let dir = directory();
-    let mut a = Node::<UringWorld>::start(UringConfig { sq_entries: 4, cq_entries: 8, ..UringConfig::new(1) });
+    let mut a = Node::<UringSeed>::start(UringConfig { sq_entries: 4, cq_entries: 8, ..UringConfig::new(1) });
     let file = a.io.create_zeroed(&dir.path().join("segment"), 1 << 20).expect("created");
     for n in 0..200 {
         a.io.write(file, n * 4096, AlignedBuf::zeroed(4096), Token(n));

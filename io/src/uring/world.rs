@@ -1,15 +1,13 @@
-//! One process's io_uring world: its listeners, its control thread, and a seed for each shard.
+//! How an io_uring world is configured and starts.
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
 use super::net::RingNet;
 use super::probe::probe;
 use super::shard::Uring;
-use crate::host::world::{House, Start};
-use crate::{ListenerKind, ShardNo, Waker, WorldConfig, WorldError};
+use crate::host::world::Start;
+use crate::{HostWorld, ShardNo, WorldConfig, WorldError};
 
 /// How an io_uring world is made. [`UringConfig::new`] gives what suits most.
 #[derive(Clone, Debug)]
@@ -41,6 +39,7 @@ impl From<WorldConfig> for UringConfig {
 }
 
 /// What a shard's own thread turns into its [`Uring`].
+#[derive(Debug)]
 pub struct UringSeed {
     start: Start,
     config: Arc<UringConfig>,
@@ -66,18 +65,8 @@ impl UringSeed {
     }
 }
 
-impl fmt::Debug for UringSeed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "UringSeed(shard {})", self.shard())
-    }
-}
-
-/// A running world. Dropping it ends the control thread: nothing is accepted and nothing can be dialed any more, while
-/// the shards' streams go on.
-pub struct UringWorld {
-    seeds: Vec<UringSeed>,
-    house: House,
-}
+/// A running world with io_uring.
+pub type UringWorld = HostWorld<UringSeed>;
 
 impl UringWorld {
     /// Probes the kernel, binds the listeners and starts the control thread.
@@ -89,34 +78,9 @@ impl UringWorld {
     /// If the configuration has no shards.
     pub fn start(config: UringConfig) -> Result<UringWorld, WorldError> {
         probe()?;
-        let (house, starts) = House::open::<RingNet>(config.world.clone())?;
         let config = Arc::new(config);
-        let rings: Rings = starts.iter().map(|_| OnceLock::new()).collect();
-        let seeds =
-            starts.into_iter().map(|start| UringSeed { start, config: config.clone(), rings: rings.clone() }).collect();
-        Ok(UringWorld { seeds, house })
-    }
-
-    /// The shards' seeds, in order. Empty after the first call.
-    pub fn take_seeds(&mut self) -> Vec<UringSeed> {
-        std::mem::take(&mut self.seeds)
-    }
-
-    /// Where this world listens, in the order of the configuration, with the ports it really has.
-    #[must_use]
-    pub fn listening(&self) -> &[(ListenerKind, SocketAddr)] {
-        self.house.listening()
-    }
-
-    /// Wakes shards from any thread.
-    #[must_use]
-    pub fn waker(&self) -> Waker {
-        self.house.waker()
-    }
-}
-
-impl fmt::Debug for UringWorld {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "UringWorld({:?})", self.house)
+        let rings: Rings = (0..config.world.shards).map(|_| OnceLock::new()).collect();
+        let seed = |start| UringSeed { start, config: config.clone(), rings: rings.clone() };
+        HostWorld::open::<RingNet>(config.world.clone(), seed)
     }
 }
