@@ -1,6 +1,7 @@
 //! What the engine is told at the door.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ringraft_io::BLOCK_ALIGN;
 use ringraft_raft::record;
@@ -23,6 +24,12 @@ pub struct Config {
     pub segments_max: usize,
     /// Files kept zeroed or recycled for reuse, at least one; more are removed.
     pub segments_free_max: usize,
+    /// Spare files that only writes without entries may use (votes, compactions) when no more can be made, because the
+    /// disk is full: each lasts for a segment full of them. They are made beside the one that is always kept ready. 0:
+    /// then a sixteenth of a segment is kept for them.
+    pub segments_reserve: usize,
+    /// A write in flight for so long is [overdue](crate::Engine::overdue).
+    pub write_deadline: Duration,
     /// Bytes of a batch, header and padding included; a multiple of 4096. A batch is the unit of writing and syncing.
     pub batch_bytes_max: usize,
     /// Bytes of one encoded record. A record that does not fit a batch gets a larger batch of its own.
@@ -42,6 +49,10 @@ pub struct Config {
     /// segment is read whole; damage in an older one is found when the entry in it is read. **Leave this on**: in rare
     /// histories of crashes a footer names a place that no longer holds the entry, which then reads as damaged.
     pub verify_on_open: bool,
+    /// Open a log although blocks of it that were durable are damaged. Groups that have lost something to that then have
+    /// [`Wounds`](crate::Wounds), and the caller keeps the rule that stands there. Otherwise such a log is refused; but
+    /// not if nothing is lost that is still needed.
+    pub open_with_holes: bool,
     /// The bits of a token that say whose it is.
     pub token_mask: u64,
     /// Those bits of the engine's own tokens.
@@ -58,6 +69,8 @@ impl Config {
             segment_bytes: 64 << 20,
             segments_max: 16,
             segments_free_max: 2,
+            segments_reserve: 1,
+            write_deadline: Duration::from_secs(5),
             batch_bytes_max: 1 << 20,
             record_bytes_max: 16 << 20,
             batches_inflight_max: 2,
@@ -65,6 +78,7 @@ impl Config {
             cache_bytes_max: 64 << 20,
             rewrite_percent: 25,
             verify_on_open: true,
+            open_with_holes: false,
             token_mask: 0xff << 56,
             token_base: 0x0e << 56,
         }
@@ -100,6 +114,9 @@ impl Config {
         }
         if self.batches_inflight_max == 0 || self.segments_free_max == 0 || self.segments_max == 0 {
             return refuse("batches_inflight_max, segments_free_max and segments_max must not be 0");
+        }
+        if self.write_deadline.is_zero() {
+            return refuse("write_deadline must not be 0");
         }
         if self.token_mask & self.token_base != self.token_base || self.token_mask.count_zeros() < 32 {
             return refuse("token_base must lie within token_mask, which leaves at least 32 bits");

@@ -1,24 +1,25 @@
 //! The engine: the log of one shard, driven by its loop.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Completion, Io, Token};
+use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::record::{GroupSeed, Records};
-use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, Storage, StorageError};
+use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, PeerId, Storage, StorageError};
 
 use crate::config::Config;
-use crate::error::{EngineError, ReadError};
+use crate::error::{EngineError, Overdue, ReadError};
 use crate::group::{Group, Run, Runs};
 use crate::group_log::{GroupLog, Unsaid};
+use crate::repair::Fills;
 use crate::wal::footer::Mark;
 use crate::wal::pool::Pool;
-use crate::wal::recovery::{Cut, Found, How, Unattested, recover};
+use crate::wal::recovery::Cut;
 use crate::wal::section::{self, Parts};
-use crate::wal::segment::{Chain, File, Mapping, Segment};
-use crate::wal::writer::{Writer, checkpoint};
+use crate::wal::segment::{Chain, Mapping, Segment};
+use crate::wal::writer::{Place, Writer, checkpoint};
+use crate::wounds::{Gap, Wounded};
 
 /// Number of a batch: everything appended to it is durable once [`Engine::complete`] has given this number or a higher
 /// one.
@@ -53,6 +54,12 @@ pub struct RecoveryReport {
     pub last_batch: BatchNo,
     /// The torn tail, if there was one.
     pub cut: Option<Cut>,
+    /// Places where blocks that were durable cannot be read.
+    pub gaps: Vec<Gap>,
+    /// How many groups have [`Wounds`](crate::Wounds) from that.
+    pub wounded: usize,
+    /// There may have been groups that nothing tells of. One that is [created](Engine::create) now is in doubt.
+    pub groups_lost: bool,
     /// Blocks that were written once more, because nothing attested that they were durable.
     pub rewritten: usize,
     /// How often this log was opened.
@@ -94,22 +101,23 @@ pub struct Stats {
 /// every group writes, [`read`](Engine::read) what followers are sent, [`submit`](Engine::submit) once.
 #[derive(Debug)]
 pub struct Engine {
-    config: Config,
-    groups: Vec<Group>,
-    slots: HashMap<GroupId, usize>,
-    checkpoint_bytes: usize,
-    chain: Chain,
-    pool: Pool,
-    writer: Writer,
-    tokens: Tokens,
-    cached_bytes: u64,
-    rewriting: Rewriting,
-    failed: Option<EngineError>,
+    pub(crate) config: Config,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) slots: HashMap<GroupId, usize>,
+    pub(crate) checkpoint_bytes: usize,
+    pub(crate) chain: Chain,
+    pub(crate) pool: Pool,
+    pub(crate) writer: Writer,
+    pub(crate) tokens: Tokens,
+    pub(crate) cached_bytes: u64,
+    pub(crate) rewriting: Rewriting,
+    pub(crate) fills: Fills,
+    pub(crate) failed: Option<EngineError>,
 }
 
 /// Writing survivors again.
 #[derive(Default, Debug)]
-struct Rewriting {
+pub(crate) struct Rewriting {
     /// The group to look at next.
     slot: usize,
     /// Bytes that may be written again now.
@@ -124,14 +132,18 @@ const REWRITE_LOOKS: usize = 64;
 
 /// Makes the engine's tokens.
 #[derive(Debug)]
-struct Tokens {
+pub(crate) struct Tokens {
     base: u64,
     mask: u64,
     next: u64,
 }
 
 impl Tokens {
-    fn next(&mut self) -> Token {
+    pub(crate) fn new(config: &Config) -> Tokens {
+        Tokens { base: config.token_base, mask: config.token_mask, next: 0 }
+    }
+
+    pub(crate) fn next(&mut self) -> Token {
         // The bits of the mask are filled with ones, so that counting carries over them.
         self.next = (self.next | self.mask).wrapping_add(1);
         Token(self.base | self.next & !self.mask)
@@ -139,73 +151,6 @@ impl Tokens {
 }
 
 impl Engine {
-    /// Locks the directory, finds the log in it (an empty directory is an empty log) and makes what was found durable.
-    /// *Blocking*: before the first turn, with nothing else in flight on `io`. The logs come sorted by group.
-    ///
-    /// # Errors
-    /// [`EngineError::Config`], [`EngineError::Lock`], [`EngineError::Open`], [`EngineError::Refused`]: nothing was
-    /// changed. [`EngineError::Failed`]: the disk does not take writes.
-    pub fn open<I: Io>(io: &mut I, config: Config) -> Result<(Engine, Vec<GroupLog>, RecoveryReport), EngineError> {
-        config.check()?;
-        io.lock_dir(&config.dir).map_err(|error| EngineError::Lock(Arc::new(error)))?;
-        let mut pool = Pool::new(&config);
-        let files = find(io, &config, &mut pool)?;
-        let mut recovered = recover(&config, &files, &mut |at, how| load(io, &files[at], how))?;
-
-        let report = RecoveryReport {
-            groups: recovered.groups.len(),
-            entries: recovered.entries,
-            segments: recovered.segments.len(),
-            blocks: recovered.blocks,
-            footers: recovered.footers,
-            last_batch: BatchNo(recovered.last_lsn),
-            cut: recovered.cut.take(),
-            rewritten: recovered.unattested.len(),
-            epoch: recovered.epoch + 1,
-        };
-        let tail = recovered.segments.last().map(|kept| kept.file);
-        let mut tokens = Tokens { base: config.token_base, mask: config.token_mask, next: 0 };
-        rewrite(io, &files, std::mem::take(&mut recovered.unattested), &mut tokens)?;
-
-        let first_generation = recovered.generation.max(recovered.segments.last().map_or(0, |k| k.generation.into()));
-        let next_generation = u32::try_from(first_generation + 1).expect("checked when it was read");
-        let mut chain = Chain::default();
-        let mut all: Vec<Option<File>> = Vec::with_capacity(files.len());
-        for (at, file) in files.iter().enumerate() {
-            let mapped_once = recovered.mapped.contains(&at) && Some(at) != tail;
-            let (path, id) = (file.path.clone(), file.id);
-            all.push(Some(File { path, id, bytes: file.bytes, mapped_once }));
-        }
-        for kept in &recovered.segments {
-            let file = all[kept.file].take().expect("a file is one segment");
-            let mut segment = Segment::new(kept.generation, file.bytes);
-            segment.file = Some(file);
-            segment.next = kept.end;
-            segment.last_lsn = kept.last_lsn;
-            chain.push(segment);
-        }
-        for file in all.into_iter().flatten() {
-            pool.found(file);
-        }
-        let writer = Writer::new(&config, recovered.epoch + 1, recovered.last_lsn, next_generation, recovered.footer);
-        let mut engine = Engine {
-            groups: Vec::with_capacity(recovered.groups.len()),
-            slots: HashMap::new(),
-            checkpoint_bytes: 0,
-            chain,
-            pool,
-            writer,
-            tokens,
-            cached_bytes: 0,
-            rewriting: Rewriting::default(),
-            failed: None,
-            config,
-        };
-        let logs = engine.adopt(recovered.groups);
-        engine.start(io)?;
-        Ok((engine, logs, report))
-    }
-
     /// A new group with this first membership. Touches no file: it becomes durable with its first append.
     ///
     /// # Errors
@@ -229,6 +174,7 @@ impl Engine {
             conf,
             runs: Runs::default(),
             mark: Mark::default(),
+            wounded: self.writer.groups_lost.then(|| Box::new(Wounded::unknown())),
         });
         self.checkpoint_bytes += section::HEADER + checkpoint(&self.groups[slot]).len();
         self.slots.insert(group, slot);
@@ -265,8 +211,8 @@ impl Engine {
     /// batch that completes it. An empty write gives the last batch begun.
     ///
     /// # Errors
-    /// [`EngineError::Failed`], [`EngineError::Busy`], [`EngineError::TooManyGroups`] (for a membership that grew):
-    /// nothing was taken, what is staged stays so.
+    /// [`EngineError::Failed`], [`EngineError::Busy`], [`EngineError::Full`], [`EngineError::TooManyGroups`] (for a
+    /// membership that grew): nothing was taken, what is staged stays so.
     ///
     /// # Panics
     /// If the entries are not exactly those staged, or the snapshot is not the one set.
@@ -340,7 +286,7 @@ impl Engine {
     }
 
     /// Forgets all entries: the log begins behind `base`, whatever it held, here at once, on the disk with the batch whose
-    /// number is given. The commit index is at least there.
+    /// number is given. The commit index is at least there, and the term at least that of `base`.
     ///
     /// # Errors
     /// As [`Engine::append`]; nothing was forgotten.
@@ -353,6 +299,9 @@ impl Engine {
         self.room_for_votes()?;
         self.room_in_checkpoint(log)?;
         log.reset(base);
+        if log.hard.term < base.term {
+            (log.hard.term, log.hard.vote) = (base.term, PeerId::ZERO);
+        }
         self.note_commit(log, base.index);
         let before = self.groups[log.slot].runs.cached_bytes();
         self.lay_out(log, false, true);
@@ -449,7 +398,7 @@ impl Engine {
         // A disk without room for another segment needs one back, however few there are.
         let short = self.pool.is_held() && self.chain.len() > 1;
         let oldest = (short || self.chain.len() > self.config.segments_max).then(|| self.chain.oldest().generation);
-        let pins = move |group: &&Group| oldest.is_some() && group.runs.oldest_segment() == oldest;
+        let pins = move |group: &&Group| oldest.is_some_and(|oldest| group.pins_oldest(oldest));
         self.groups.iter().filter(pins).map(|group| group.group)
     }
 
@@ -459,6 +408,21 @@ impl Engine {
         if self.failed.is_none() && self.writer.is_idle() && !self.writer.is_attested() {
             self.writer.begin(&mut self.chain, &self.groups);
         }
+    }
+
+    /// The oldest write in flight, if it has been so for [`Config::write_deadline`]: the disk hangs. Nothing is given up
+    /// for that; whether to wait for it is the node's affair.
+    #[must_use]
+    pub fn overdue(&self, now: Time) -> Option<Overdue> {
+        let limit = self.config.write_deadline;
+        self.writer.oldest(&self.chain).filter(|oldest| self.failed.is_none() && now.since(oldest.since) >= limit)
+    }
+
+    /// When the oldest write in flight becomes [overdue](Engine::overdue): the time to ask, if nothing else happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let since = self.writer.oldest_since().filter(|_| self.failed.is_none())?;
+        Some(since + self.config.write_deadline)
     }
 
     /// Tries again to make a segment after [`EngineError::NoSegment`]. Compacting does so, too.
@@ -478,32 +442,38 @@ impl Engine {
             durable: BatchNo(self.writer.durable()),
             queue_bytes: self.writer.queue_bytes(),
             inflight: self.writer.inflight(),
-            cached_bytes: self.cached_bytes,
+            cached_bytes: self.cached_bytes + self.fills.bytes(),
             written_bytes: self.writer.written_bytes,
             written_batches: self.writer.written_batches,
             rewritten_bytes: self.rewriting.bytes,
         }
     }
 
-    fn alive(&self) -> Result<(), EngineError> {
+    pub(crate) fn alive(&self) -> Result<(), EngineError> {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
     /// Whether entries of so many bytes are taken.
-    fn room(&self, bytes: usize) -> Result<(), EngineError> {
+    pub(crate) fn room(&self, bytes: usize) -> Result<(), EngineError> {
         let queued_bytes = self.writer.queue_bytes();
-        // Without another file, the rest of the segment is for votes and compactions: they are what frees segments.
-        let reserve = self.config.segment_bytes / 16;
-        let bound = || self.chain.active().file.is_some();
-        let fits = || bound() && self.writer.segment_left(&self.chain) > reserve + 2 * bytes as u64;
-        if queued_bytes > self.config.queue_bytes_max || !(self.pool.free_files() > 0 || fits()) {
+        // The last files, and without any the rest of the segment, are for votes and compactions: they are what frees
+        // segments.
+        let (active, free) = (self.chain.active(), self.pool.free_files());
+        let rest = if free == 0 { self.config.segment_bytes / 16 } else { 0 };
+        let takes = active.file.is_some() && !active.reserved;
+        let fits = takes && self.writer.segment_left(&self.chain) > rest + 2 * bytes as u64;
+        let room = free > self.config.segments_reserve || fits;
+        if !room && self.pool.is_held() {
+            return Err(EngineError::Full);
+        }
+        if !room || queued_bytes > self.config.queue_bytes_max {
             return Err(EngineError::Busy { queued_bytes });
         }
         Ok(())
     }
 
     /// Whether a write without entries is taken.
-    fn room_for_votes(&self) -> Result<(), EngineError> {
+    pub(crate) fn room_for_votes(&self) -> Result<(), EngineError> {
         let queued_bytes = self.writer.queue_bytes();
         if queued_bytes > 2 * self.config.queue_bytes_max {
             return Err(EngineError::Busy { queued_bytes });
@@ -512,7 +482,7 @@ impl Engine {
     }
 
     /// Whether a membership that grew still fits the checkpoint.
-    fn room_in_checkpoint(&self, log: &GroupLog) -> Result<(), EngineError> {
+    pub(crate) fn room_in_checkpoint(&self, log: &GroupLog) -> Result<(), EngineError> {
         if !log.unsaid.snapshot {
             return Ok(());
         }
@@ -524,7 +494,7 @@ impl Engine {
     }
 
     /// Lays out what a group has to say, as sections of the open batch and, if it is much, of further ones.
-    fn lay_out(&mut self, log: &mut GroupLog, hard: bool, reset: bool) {
+    pub(crate) fn lay_out(&mut self, log: &mut GroupLog, hard: bool, reset: bool) {
         let group = &self.groups[log.slot];
         let said = group.said;
         let mut parts = Parts {
@@ -533,15 +503,15 @@ impl Engine {
             snapshot: log.snapshot.filter(|_| log.unsaid.snapshot),
             conf: None,
             reset,
+            doubt: group.doubt(),
+            ..Parts::default()
         };
         let mut staged = std::mem::take(&mut log.staged);
         if log.unsaid.snapshot || !said {
             parts.conf = Some(&log.conf);
         }
         if staged.is_empty() && !parts.is_empty() {
-            self.writer.reserve(section::HEADER + parts.len(), &mut self.chain, &self.groups);
-            self.writer.put(log.group(), &parts, None);
-            self.written(log, &parts);
+            self.put_parts(log, &parts);
         }
         while let Some((first, run)) = staged.pop_front() {
             self.lay_out_run(log, &mut parts, first, run);
@@ -552,35 +522,54 @@ impl Engine {
 
     fn lay_out_run(&mut self, log: &GroupLog, parts: &mut Parts, mut first: Index, mut run: Bytes) {
         while !run.is_empty() {
-            let head = section::HEADER + parts.len();
-            let mut len = log.encoded_len(first);
-            let left = self.writer.reserve(head + len, &mut self.chain, &self.groups) - head;
-            let mut next = first.next();
-            let piece = if run.len() <= left {
-                next = Index(first.0 + Records::new(&run).count() as u64);
-                std::mem::take(&mut run)
-            } else {
-                while len + log.encoded_len(next) <= left {
-                    len += log.encoded_len(next);
-                    next = next.next();
-                }
-                run.split_to(len)
-            };
-            let records = u32::try_from(next.0 - first.0).expect("records of one block");
-            let place = self.writer.put(log.group(), parts, Some((first.prev(), records, &piece)));
+            let (piece, next, place) = self.put_run(log.slot, parts, first, &mut run);
             self.written(log, parts);
-            *parts = Parts::default();
+            *parts = Parts { doubt: parts.doubt, ..Parts::default() };
 
             let group = &mut self.groups[log.slot];
+            group.replaced_from(first, &mut self.chain);
             group.runs.truncate(first, log.entries(), &mut self.chain);
             let len = u32::try_from(piece.len()).expect("bytes of one block");
-            self.writer.footer.add(group.group, &mut group.mark, place.offset, &piece);
             let at = Run { first, segment: place.generation, offset: place.offset, len };
             group.runs.push(at, next.prev(), Some(piece), &mut self.chain);
             let slot = u32::try_from(log.slot).expect("fewer than 2^32 groups");
             self.chain.get_mut(place.generation).cached.push_back(slot);
             first = next;
         }
+    }
+
+    /// Puts a section with the first records of `run` into the open block, or into the next one. Gives what it took of
+    /// the run, the index behind that, and where it lies.
+    pub(crate) fn put_run(
+        &mut self,
+        slot: usize,
+        parts: &Parts,
+        first: Index,
+        run: &mut Bytes,
+    ) -> (Bytes, Index, Place) {
+        let head = section::HEADER + parts.len();
+        let mut records = Records::new(run).map(|record| record.expect("read before").bytes().len());
+        let one = records.next().expect("not empty");
+        let left = self.writer.reserve(head + one, &mut self.chain, &self.groups) - head;
+        let (mut len, mut count) = (one, 1);
+        for more in records {
+            if len + more > left {
+                break;
+            }
+            (len, count) = (len + more, count + 1);
+        }
+        let piece = run.split_to(len);
+        let Group { group, mark, .. } = &mut self.groups[slot];
+        let place = self.writer.put(*group, parts, Some((first.prev(), count, &piece)));
+        self.writer.footer.add(*group, mark, place.offset, &piece, parts.fill);
+        (piece, Index(first.0 + u64::from(count)), place)
+    }
+
+    /// Puts a section without entries.
+    pub(crate) fn put_parts(&mut self, log: &GroupLog, parts: &Parts) {
+        self.writer.reserve(section::HEADER + parts.len(), &mut self.chain, &self.groups);
+        self.writer.put(log.group(), parts, None);
+        self.written(log, parts);
     }
 
     /// A section with these parts is laid out: only from now on may a checkpoint say so, and segments be given up for
@@ -594,8 +583,10 @@ impl Engine {
         }
         if let Some(base) = parts.base {
             if parts.reset {
+                group.replaced_from(Index::ZERO, &mut self.chain);
                 group.runs.clear(&mut self.chain);
             } else {
+                group.compacted_upto(base.index);
                 group.runs.forget_upto(base.index, log.entries(), &mut self.chain);
             }
             group.base = base;
@@ -612,6 +603,7 @@ impl Engine {
     /// Lets go of cached runs of sealed segments, oldest first, down to the budget.
     fn evict(&mut self) {
         let durable = self.writer.durable();
+        self.fills.evict(&self.chain, durable);
         while self.cached_bytes > self.config.cache_bytes_max {
             let Some(segment) = self.chain.evictable(durable) else { return };
             let slot = segment.cached.pop_front().expect("not empty");
@@ -637,24 +629,26 @@ impl Engine {
         if let Some(bytes) = cached {
             return Ok((bytes.slice(from..to), next));
         }
+        if let Some(bytes) = self.fills.find(&run) {
+            return Ok((bytes.slice(from..to), next));
+        }
         let segment = self.chain.get_mut(run.segment);
         let mapping = mapped(io, segment)?;
-        let file = segment.file.as_ref().expect("a sealed segment is in a file");
-        let offset = run.offset as usize;
-        let damaged = |index| ReadError::Damaged { file: file.path.clone(), offset: offset as u64, index };
-        if mapping.len() < offset + to {
-            return Err(damaged(first));
-        }
-        let bytes = mapping.slice(offset + from..offset + to);
+        let (from, to) = (run.offset as usize + from, run.offset as usize + to);
+        let bytes = mapping.slice(from.min(mapping.len())..to.min(mapping.len()));
         let mut index = first;
         for record in Records::new(&bytes) {
-            let good = record.is_ok_and(|record| record.id.index == index && record.verify(log.seed()));
-            if !good {
-                return Err(damaged(index));
+            if !record.is_ok_and(|record| record.id.index == index && record.verify(log.seed())) {
+                break;
             }
             index = index.next();
         }
-        if index == next { Ok((bytes, next)) } else { Err(damaged(index)) }
+        if index == next {
+            return Ok((bytes, next));
+        }
+        let file = segment.file.as_ref().expect("it was mapped").path.clone();
+        self.unreadable(log, at, &mapping, &file);
+        Err(ReadError::Damaged { file, offset: run.offset.into(), index })
     }
 
     /// Writes small groups that keep the oldest segment again, so that it can be given up. What is staged is not
@@ -668,12 +662,13 @@ impl Engine {
         self.rewriting.seen = self.writer.written_bytes;
         let most = self.config.batch_bytes_max / 2;
         self.rewriting.credit = (self.rewriting.credit + written * percent / 100).min(2 * most as u64);
-        let oldest = Some(self.chain.oldest().generation);
+        let oldest = self.chain.oldest().generation;
         for _ in 0..REWRITE_LOOKS.min(self.groups.len()) {
             let slot = self.rewriting.slot % self.groups.len();
             self.rewriting.slot = slot + 1;
-            let runs = &self.groups[slot].runs;
-            let Some(bytes) = runs.bytes_upto(most).filter(|_| runs.oldest_segment() == oldest) else { continue };
+            let Group { runs, wounded, .. } = &self.groups[slot];
+            let moves = wounded.is_none() && runs.pins_oldest(oldest);
+            let Some(bytes) = runs.bytes_upto(most).filter(|_| moves) else { continue };
             if self.rewriting.credit < bytes as u64 || self.room(bytes).is_err() {
                 // Its turn comes when there is credit or room.
                 self.rewriting.slot = slot;
@@ -714,7 +709,7 @@ impl Engine {
         let place = self.writer.put(id, &Parts::default(), Some((first.prev(), records, &bytes)));
         let group = &mut self.groups[slot];
         let before = group.runs.cached_bytes();
-        self.writer.footer.add(id, &mut group.mark, place.offset, &bytes);
+        self.writer.footer.add(id, &mut group.mark, place.offset, &bytes, false);
         group.runs.clear(&mut self.chain);
         let len = u32::try_from(bytes.len()).expect("bytes of one block");
         let run = Run { first, segment: place.generation, offset: place.offset, len };
@@ -724,70 +719,6 @@ impl Engine {
         self.chain.get_mut(place.generation).cached.push_back(slot);
         self.evict();
         Some(())
-    }
-
-    /// Takes the groups that were found.
-    fn adopt(&mut self, found: BTreeMap<GroupId, (GroupLog, Group)>) -> Vec<GroupLog> {
-        let mut logs = Vec::with_capacity(found.len());
-        for (slot, (id, (log, group))) in found.into_iter().enumerate() {
-            assert!(log.slot == slot, "groups are numbered in order");
-            let mut segment = None;
-            for run in group.runs.iter() {
-                if segment != Some(run.segment) {
-                    segment = Some(run.segment);
-                    self.chain.get_mut(run.segment).pins += 1;
-                }
-            }
-            let slot_u32 = u32::try_from(slot).expect("fewer than 2^32 groups");
-            let cached = group.runs.cached_runs();
-            if cached > 0 {
-                self.chain.active_mut().cached.extend(std::iter::repeat_n(slot_u32, cached));
-            }
-            self.cached_bytes += group.runs.cached_bytes();
-            self.checkpoint_bytes += section::HEADER + checkpoint(&group).len();
-            self.slots.insert(id, slot);
-            self.groups.push(group);
-            logs.push(log);
-        }
-        logs
-    }
-
-    /// Writes the first batch of this opening, so that its epoch is on the disk before anything is promised.
-    fn start<I: Io>(&mut self, io: &mut I) -> Result<(), EngineError> {
-        let active = self.chain.iter().next_back();
-        if active.is_none_or(|active| active.bytes - active.next < BLOCK_ALIGN as u64) {
-            self.writer.rotate(&mut self.chain, &self.groups);
-            self.ready_file(io)?;
-        }
-        self.writer.begin_here(&mut self.chain, &self.groups);
-        self.submit(io);
-        let target = BatchNo(self.writer.last_lsn());
-        let mut completions = Vec::new();
-        let mut durable = BatchNo(0);
-        while durable < target {
-            turn(io, &mut completions)?;
-            for completion in completions.drain(..) {
-                match self.complete(io, completion) {
-                    Ok(Some(batch)) => durable = batch,
-                    // Told again when the segment is needed.
-                    Ok(None) | Err(EngineError::NoSegment { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            self.submit(io);
-        }
-        Ok(())
-    }
-
-    /// Makes sure that the pool has a file now.
-    fn ready_file<I: Io>(&mut self, io: &mut I) -> Result<(), EngineError> {
-        let number = self.pool.next_number();
-        let path = self.pool.path(number);
-        let size = self.config.segment_bytes;
-        let id = io.create_zeroed(&path, size).map_err(|source| open_error("create", &path, source))?;
-        let file = self.pool.file(path, id);
-        self.chain.active_mut().file = Some(file);
-        Ok(())
     }
 }
 
@@ -804,98 +735,4 @@ fn mapped<I: Io>(io: &mut I, segment: &mut Segment) -> Result<Bytes, ReadError> 
         }
     };
     Ok(mapping.bytes().clone())
-}
-
-/// The segment files of the directory, by number.
-fn find<I: Io>(io: &mut I, config: &Config, pool: &mut Pool) -> Result<Vec<Found>, EngineError> {
-    let mut files = Vec::new();
-    let list = io.list(&config.dir).map_err(|source| open_error("list", &config.dir, source))?;
-    for info in list {
-        let name = info.path.file_name().and_then(|name| name.to_str());
-        let Some(number) = name.and_then(Pool::parse_name) else { continue };
-        let path = info.path;
-        let id = io.open(&path).map_err(|source| open_error("open", &path, source))?;
-        // A file that a crash left half made is not a multiple of a block, or short; nothing was written to it.
-        let start = if info.size >= BLOCK_ALIGN as u64 {
-            let read = io.read(id, 0, BLOCK_ALIGN);
-            read.map(owned).map_err(|source| open_error("read", &path, source))?
-        } else {
-            Bytes::new()
-        };
-        pool.taken(number);
-        files.push(Found { path, id, bytes: info.size, start });
-    }
-    Ok(files)
-}
-
-fn load<I: Io>(io: &mut I, file: &Found, how: How) -> Result<Bytes, EngineError> {
-    let loaded = match how {
-        How::Mapped => io.map(file.id),
-        How::Read => {
-            let len = usize::try_from(file.bytes).expect("a file that fits memory");
-            io.read(file.id, 0, len - len % BLOCK_ALIGN).map(owned)
-        }
-        How::Part(offset, len) => io.read(file.id, offset, len).map(owned),
-    };
-    loaded.map_err(|source| open_error("read", &file.path, source))
-}
-
-/// Writes the blocks of the log that nobody attests once more, as they are: they may have been read from a volatile
-/// cache.
-fn rewrite<I: Io>(
-    io: &mut I,
-    files: &[Found],
-    blocks: Vec<Unattested>,
-    tokens: &mut Tokens,
-) -> Result<(), EngineError> {
-    // Copied before the first write: a file is not written while it is mapped.
-    let copy = |block: Unattested| {
-        let mut buf = AlignedBuf::zeroed(block.bytes.len());
-        buf.copy_from_slice(&block.bytes);
-        (block.file, block.position, buf)
-    };
-    let copies: Vec<(usize, u64, AlignedBuf)> = blocks.into_iter().map(copy).collect();
-    let mut completions = Vec::new();
-    for (file, position, buf) in copies {
-        let file = &files[file];
-        let token = tokens.next();
-        io.write(file.id, position, buf, token);
-        let mut done = false;
-        while !done {
-            turn(io, &mut completions)?;
-            for completion in completions.drain(..) {
-                if let Completion::Written { token: ended, result, .. } = completion
-                    && ended == token
-                {
-                    let failed = |source| EngineError::Failed {
-                        file: file.path.clone(),
-                        offset: position,
-                        source: Arc::new(source),
-                    };
-                    result.map_err(failed)?;
-                    done = true;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn turn<I: Io>(io: &mut I, out: &mut Vec<Completion>) -> Result<(), EngineError> {
-    io.turn(None, out).map_err(|source| open_error("wait for", &PathBuf::new(), source))
-}
-
-fn open_error(what: &'static str, file: &std::path::Path, source: std::io::Error) -> EngineError {
-    EngineError::Open { what, file: file.to_path_buf(), source: Arc::new(source) }
-}
-
-/// Aligned memory as `Bytes`, without copying.
-fn owned(buf: AlignedBuf) -> Bytes {
-    struct Owned(AlignedBuf);
-    impl AsRef<[u8]> for Owned {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-    Bytes::from_owner(Owned(buf))
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ringraft_io::LockError;
+use ringraft_io::{LockError, Time};
 use ringraft_raft::record::RecordError;
 use ringraft_raft::{GroupId, Index, StorageError, Term};
 
@@ -47,6 +47,9 @@ pub enum EngineError {
         /// What the disk said.
         source: Arc<io::Error>,
     },
+    /// The disk does not answer while the log is being opened.
+    #[error("the disk hangs: {0}")]
+    Hangs(Overdue),
     /// The next segment could not be made (no space?). The log goes on in what it has; see
     /// [`Engine::retry_segments`](crate::Engine::retry_segments).
     #[error("cannot prepare the segment {file}: {source}", file = file.display())]
@@ -56,12 +59,16 @@ pub enum EngineError {
         /// What the file system said.
         source: Arc<io::Error>,
     },
-    /// The queue is full, or room is kept for votes and compactions: nothing was taken; ask again after a completion.
+    /// The queue is full, or the next segment is not ready yet: nothing was taken; ask again after a completion.
     #[error("the log is busy: {queued_bytes} bytes wait to be written")]
     Busy {
         /// Bytes of batches that wait.
         queued_bytes: usize,
     },
+    /// The disk takes no more segments, and what is left is for votes and compactions: no entries were taken. Compact, or
+    /// make room; it goes on by itself then, see [`Engine::retry_segments`](crate::Engine::retry_segments).
+    #[error("the disk is full: entries are not taken, votes and compactions are")]
+    Full,
     /// A checkpoint of all groups must fit a quarter of a segment.
     #[error("no room for another group: the checkpoint of {groups} groups fills its share of a segment")]
     TooManyGroups {
@@ -74,6 +81,18 @@ pub enum EngineError {
         /// Which.
         group: GroupId,
     },
+}
+
+/// A write that takes too long.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a write to {file} at {offset} does not end", file = file.display())]
+pub struct Overdue {
+    /// The segment.
+    pub file: PathBuf,
+    /// Where in it.
+    pub offset: u64,
+    /// When it was submitted.
+    pub since: Time,
 }
 
 /// Why the files of a log were refused, and what to do.
@@ -159,12 +178,18 @@ pub enum Reason {
         /// Where its entries start.
         start: Index,
     },
+    /// An earlier opening has found damage, and this group has not been healed since; group 0: groups may be lost.
+    #[error("group {group} has not recovered from damage that was found earlier")]
+    Wounded {
+        /// Which group.
+        group: GroupId,
+    },
 }
 
 impl Reason {
     fn advice(&self) -> &'static str {
         match self {
-            Reason::Damaged { .. } | Reason::Section { .. } | Reason::Hole { .. } => {
+            Reason::Damaged { .. } | Reason::Section { .. } | Reason::Hole { .. } | Reason::Wounded { .. } => {
                 "nothing was changed; check the disk, then restore this node from its peers with an empty directory"
             }
             Reason::Missing { .. } | Reason::Duplicate { .. } | Reason::Resized { .. } => {
@@ -243,5 +268,43 @@ pub enum ReadError {
         offset: u64,
         /// Which entry.
         index: Index,
+    },
+}
+
+/// Why a group was not mended. Nothing was taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The log does not take it now.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No hole begins there.
+    #[error("no hole begins at entry {index}")]
+    NoHole {
+        /// Where the entries begin.
+        index: Index,
+    },
+    /// The bytes are not records.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// It is not the entry that is missing: another index, a checksum that is wrong, or, where it is known, another term
+    /// or size.
+    #[error("this is not the entry {index} that is missing")]
+    Entry {
+        /// The index that was expected.
+        index: Index,
+    },
+    /// Its term does not lie between those of its neighbours.
+    #[error("entry {index} cannot have term {term}")]
+    Term {
+        /// Which entry.
+        index: Index,
+        /// Its term.
+        term: Term,
+    },
+    /// Entries are missing, and nobody knows which.
+    #[error("entries from {first} on are still missing")]
+    Holes {
+        /// The first one.
+        first: Index,
     },
 }

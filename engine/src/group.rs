@@ -7,6 +7,8 @@ use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index};
 
 use crate::group_log::Meta;
 use crate::wal::footer::Mark;
+use crate::wal::section::Doubt;
+use crate::wounds::Wounded;
 
 /// What is written of a group: as of the last section laid out, which may not be durable yet.
 #[derive(Debug)]
@@ -20,6 +22,51 @@ pub(crate) struct Group {
     pub(crate) conf: ConfState,
     pub(crate) runs: Runs,
     pub(crate) mark: Mark,
+    /// What damage has taken, if it has.
+    pub(crate) wounded: Option<Box<Wounded>>,
+}
+
+impl Group {
+    /// What every section of this group says of its wounds.
+    pub(crate) fn doubt(&self) -> Doubt {
+        self.wounded.as_ref().map_or(Doubt::default(), |wounded| {
+            let told = &wounded.told;
+            Doubt { hard: told.hard_state_lost, tail: told.tail_lost }
+        })
+    }
+
+    /// Whether any run lies in this segment, which no run is older than.
+    pub(crate) fn pins_oldest(&self, segment: u32) -> bool {
+        let islands = self.wounded.iter().flat_map(|wounded| &wounded.islands);
+        self.runs.pins_oldest(segment) || islands.into_iter().any(|island| island.runs.pins_oldest(segment))
+    }
+
+    /// Nothing is missing from `first` on any more: it is replaced.
+    pub(crate) fn replaced_from(&mut self, first: Index, pins: &mut impl Pins) {
+        let Some(wounded) = &mut self.wounded else { return };
+        wounded.islands.drain(..).for_each(|mut island| island.runs.clear(pins));
+        wounded.told.holes.retain_mut(|hole| {
+            hole.last = hole.last.min(first.prev());
+            hole.known && hole.first < first
+        });
+        self.forget_no_wounds();
+    }
+
+    /// Nothing is missing up to `base` any more: it is compacted.
+    pub(crate) fn compacted_upto(&mut self, base: Index) {
+        let Some(wounded) = &mut self.wounded else { return };
+        wounded.told.holes.retain_mut(|hole| {
+            hole.first = hole.first.max(base.next());
+            hole.first <= hole.last
+        });
+        self.forget_no_wounds();
+    }
+
+    pub(crate) fn forget_no_wounds(&mut self) {
+        if self.wounded.as_ref().is_some_and(|wounded| wounded.told.is_empty()) {
+            self.wounded = None;
+        }
+    }
 }
 
 /// Where a run lies. Runs of a group follow each other without gaps.
@@ -34,7 +81,9 @@ pub(crate) struct Run {
     pub(crate) len: u32,
 }
 
-/// The runs of one group, oldest first; the newest of them cached.
+/// The runs of one group in the order of their entries; the newest of them cached.
+///
+/// Their segments are in order, too, unless a hole was filled.
 #[derive(Default, Debug)]
 pub(crate) struct Runs {
     runs: VecDeque<Run>,
@@ -43,6 +92,8 @@ pub(crate) struct Runs {
     /// The bytes of the last `cached.len()` runs.
     cached: VecDeque<Bytes>,
     cached_bytes: u64,
+    /// A filled hole: the segments may be out of order.
+    mixed: bool,
 }
 
 /// What a change of a group's runs means for the segments.
@@ -56,12 +107,11 @@ pub(crate) trait Pins {
 impl Runs {
     /// Adds a run that ends with `last` at the end.
     pub(crate) fn push(&mut self, run: Run, last: Index, bytes: Option<Bytes>, pins: &mut impl Pins) {
-        if let Some(back) = self.runs.back() {
-            assert!(self.last.next() == run.first && back.segment <= run.segment, "runs follow each other");
-        }
+        assert!(self.runs.is_empty() || self.last.next() == run.first, "runs follow each other");
         if self.runs.back().is_none_or(|back| back.segment != run.segment) {
             pins.pin(run.segment);
         }
+        self.mixed |= self.runs.back().is_some_and(|back| back.segment > run.segment);
         self.runs.push_back(run);
         self.last = last;
         match bytes {
@@ -128,8 +178,62 @@ impl Runs {
         }
     }
 
+    /// Takes the entries from `first` on. `meta` knows all.
+    pub(crate) fn split_off(&mut self, first: Index, meta: &Meta, pins: &mut impl Pins) -> Runs {
+        if self.runs.is_empty() || first > self.last {
+            return Runs::default();
+        }
+        let at = self.runs.partition_point(|run| run.first < first);
+        if at == 0 {
+            return std::mem::take(self);
+        }
+        let evicted = self.runs.len() - self.cached.len();
+        if first < self.end(at - 1) {
+            let run = self.runs[at - 1];
+            let len = meta.encoded_sum(run.first, first);
+            let front = u32::try_from(len).expect("part of a run");
+            self.runs[at - 1].len = front;
+            self.runs.insert(at, Run { first, offset: run.offset + front, len: run.len - front, ..run });
+            if at > evicted {
+                let back = self.cached[at - 1 - evicted].split_off(len);
+                self.cached.insert(at - evicted, back);
+            }
+        }
+        let evicted = self.runs.len() - self.cached.len();
+        let cached = self.cached.split_off(at.saturating_sub(evicted));
+        let runs = self.runs.split_off(at);
+        if self.runs[at - 1].segment == runs[0].segment {
+            pins.pin(runs[0].segment);
+        }
+        let cached_bytes = cached.iter().map(|bytes| bytes.len() as u64).sum();
+        self.cached_bytes -= cached_bytes;
+        let last = std::mem::replace(&mut self.last, first.prev());
+        Runs { runs, last, cached, cached_bytes, mixed: self.mixed }
+    }
+
+    /// Adds the runs that follow. None of those here may be cached, unless all of the others are.
+    pub(crate) fn append(&mut self, next: Runs, pins: &mut impl Pins) {
+        let (Some(back), Some(front)) = (self.runs.back(), next.runs.front()) else {
+            if self.runs.is_empty() {
+                *self = next;
+            }
+            return;
+        };
+        assert!(front.first == self.last.next(), "runs follow each other");
+        assert!(self.cached.is_empty() || next.cached.len() == next.runs.len(), "only the newest runs are cached");
+        if back.segment == front.segment {
+            pins.unpin(front.segment);
+        }
+        self.mixed |= next.mixed || back.segment > front.segment;
+        self.runs.extend(next.runs);
+        self.cached.extend(next.cached);
+        self.cached_bytes += next.cached_bytes;
+        self.last = next.last;
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self, pins: &mut impl Pins) {
+        self.mixed = false;
         self.cached.clear();
         self.cached_bytes = 0;
         while let Some(run) = self.runs.pop_front() {
@@ -166,9 +270,10 @@ impl Runs {
         self.cached_bytes
     }
 
-    /// The segment of the oldest run.
-    pub(crate) fn oldest_segment(&self) -> Option<u32> {
-        self.runs.front().map(|run| run.segment)
+    /// Whether any run lies in this segment, which no run is older than.
+    pub(crate) fn pins_oldest(&self, segment: u32) -> bool {
+        let front = self.runs.front().is_some_and(|run| run.segment == segment);
+        front || self.mixed && self.runs.iter().any(|run| run.segment == segment)
     }
 
     /// The position of the run that holds `index`, which must be there.

@@ -160,6 +160,12 @@ impl GroupLog {
     }
 
     /// Forgets the entries up to `base`.
+    /// Whether entries are staged that no append has taken yet.
+    #[must_use]
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     pub(crate) fn forget_upto(&mut self, base: EntryId) {
         self.base = base;
         self.entries.forget_upto(base.index);
@@ -175,11 +181,6 @@ impl GroupLog {
             self.entries = Meta { start: base.index, ..Meta::default() };
             self.staged.clear();
         }
-    }
-
-    /// Encoded bytes of the entry at `index`, which must be there.
-    pub(crate) fn encoded_len(&self, index: Index) -> usize {
-        self.entries.encoded_len(index)
     }
 
     pub(crate) fn entries_mut(&mut self) -> &mut Meta {
@@ -275,6 +276,46 @@ impl Meta {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// Takes the entries from `first` on, which is within them or one beyond.
+    pub(crate) fn split_off(&mut self, first: Index) -> Meta {
+        let start = first.prev();
+        let words = self.words.split_off(self.slot(first));
+        let split = self.terms.partition_point(|(begin, _)| *begin < first);
+        let mut terms = self.terms.split_off(split);
+        if terms.front().is_none_or(|(begin, _)| *begin > first)
+            && !words.is_empty()
+            && let Some((_, term)) = self.terms.back()
+        {
+            terms.push_front((first, *term));
+        }
+        Meta { start, words, terms }
+    }
+
+    /// Adds the entries that follow.
+    pub(crate) fn append(&mut self, next: Meta) {
+        assert!(next.start == self.last(), "entries follow each other");
+        self.words.extend(next.words);
+        let known = self.terms.back().map(|(_, term)| *term);
+        let again = next.terms.front().is_some_and(|(_, term)| Some(*term) == known);
+        self.terms.extend(next.terms.into_iter().skip(usize::from(again)));
+    }
+
+    /// Index and term of the first entry, and of the last one, if there is any.
+    pub(crate) fn ends(&self) -> Option<(EntryId, EntryId)> {
+        let id = |index| EntryId { index, term: self.term(index) };
+        (!self.is_empty()).then(|| (id(self.start.next()), id(self.last())))
+    }
+
+    /// Whether this record is the entry at `index`, as far as is known here.
+    pub(crate) fn is_at(&self, index: Index, record: &record::Record) -> bool {
+        let word = u32::from_le_bytes(record.bytes()[..4].try_into().expect("four bytes"));
+        record.id.index == index && self.words[self.slot(index)] == word && self.term(index) == record.id.term
+    }
+
     pub(crate) fn forget_upto(&mut self, base: Index) {
         if base <= self.start {
             return;
@@ -284,6 +325,7 @@ impl Meta {
             self.terms.clear();
         } else {
             self.words.drain(..self.slot(base.next()));
+            // What is left begins within the first term, which may have begun before.
             while self.terms.get(1).is_some_and(|(begin, _)| *begin <= base.next()) {
                 self.terms.pop_front();
             }
@@ -317,7 +359,7 @@ impl Meta {
         last
     }
 
-    fn meta(&self, index: Index) -> EntryMeta {
+    pub(crate) fn meta(&self, index: Index) -> EntryMeta {
         let word = self.words[self.slot(index)];
         let kind = EntryKind::from_u8((word >> 28) as u8).expect("checked when it was pushed");
         let size = u32::try_from(payload_len(word)).expect("28 bits");
@@ -381,6 +423,35 @@ mod tests {
         assert_eq!(log.meta(Index(3)).unwrap().size, 3);
         assert!(matches!(log.term(Index(1)), Err(StorageError::Compacted { .. })));
         assert!(matches!(log.term(Index(4)), Err(StorageError::Unavailable { .. })));
+    }
+
+    #[test]
+    fn a_log_in_two_is_the_same_joined_again() {
+        let terms = [1, 1, 2, 2, 2, 5];
+        let mut whole = log();
+        whole.stage(Index(1), run(whole.seed(), 1, &terms)).unwrap();
+        for upto in [0, 2, 3] {
+            whole.forget_upto(EntryId {
+                term: Term(terms[usize::try_from(upto.max(1)).unwrap() - 1]),
+                index: Index(upto),
+            });
+            for first in upto + 1..=7 {
+                let mut front = whole.entries.clone();
+                let back = front.split_off(Index(first));
+                assert_eq!((front.last(), back.start(), back.last()), (Index(first - 1), Index(first - 1), Index(6)));
+                for index in upto + 1..=6 {
+                    let part = if index < first { &front } else { &back };
+                    assert_eq!(part.meta(Index(index)), whole.entries.meta(Index(index)), "{upto} {first} {index}");
+                }
+                front.append(back);
+                let metas = |meta: &Meta| (upto + 1..=6).map(|index| meta.meta(Index(index))).collect::<Vec<_>>();
+                assert_eq!(metas(&front), metas(&whole.entries));
+                assert_eq!(
+                    front.terms.iter().map(|(_, term)| term).collect::<Vec<_>>().len(),
+                    whole.entries.terms.len()
+                );
+            }
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::snapshot::{SnapshotError, SnapshotName, SnapshotReader};
 use crate::wal::block::{self, BlockError, Head, Header, Kind};
 use crate::wal::footer::{self, Items};
 use crate::wal::pool::Pool;
-use crate::wal::section::{self, Section, SectionError};
+use crate::wal::section::{self, Doubt, Section, SectionError};
 
 /// What is wrong, or remarkable, at one place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,6 +90,8 @@ pub struct Check {
     pub groups: Vec<GroupCheck>,
     /// Every place that is not as it should be, in the order of the log.
     pub damage: Vec<Damage>,
+    /// An opening has found damage, and there may have been groups that nothing tells of since.
+    pub groups_lost: bool,
     /// The files were changing all the time: somebody writes this log.
     pub changing: bool,
 }
@@ -98,7 +100,9 @@ impl Check {
     /// Whether nothing is lost and the log can be opened.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        self.damage.iter().all(|damage| !damage.verdict.is_damage()) && self.groups.iter().all(|g| g.holes.is_empty())
+        let whole = |group: &GroupCheck| group.holes.is_empty() && !group.in_doubt;
+        let damaged = self.damage.iter().any(|damage| damage.verdict.is_damage());
+        !damaged && !self.groups_lost && self.groups.iter().all(whole)
     }
 }
 
@@ -119,6 +123,8 @@ pub struct GroupCheck {
     pub last: Index,
     /// Entries between base and last that are nowhere: first and last index of each gap.
     pub holes: Vec<(Index, Index)>,
+    /// An opening has found damage, and it has not been healed since.
+    pub in_doubt: bool,
 }
 
 /// What takes the space. Bytes, unless it says otherwise.
@@ -296,12 +302,16 @@ fn list(dir: &Path, mut right: impl FnMut(&str) -> bool) -> io::Result<Vec<PathB
     Ok(files)
 }
 
+/// Most entries that a hole is believed to have: more is a log that begins anew.
+const HOLE_MAX: u64 = 1 << 24;
+
 /// A group on the way through the log.
 #[derive(Default)]
 struct Group {
     hard: HardState,
     base: EntryId,
     snapshot: Option<EntryId>,
+    in_doubt: bool,
     /// The index before the first of `entries`.
     start: u64,
     /// Segment (place in the chain) and bytes of each entry that is there.
@@ -315,11 +325,29 @@ impl Group {
         self.start = self.start.max(base);
     }
 
+    /// Puts an entry in its place.
+    fn put(&mut self, index: u64, entry: (u32, u32)) {
+        if self.entries.is_empty() {
+            self.start = index - 1;
+        }
+        let last = self.start + self.entries.len() as u64;
+        if index <= self.base.index.0 || (last + HOLE_MAX) < index || index + HOLE_MAX < self.start {
+            return;
+        }
+        while index <= self.start {
+            self.entries.push_front(None);
+            self.start -= 1;
+        }
+        let at = usize::try_from(index - self.start - 1).expect("entries in memory");
+        self.entries.resize(self.entries.len().max(at + 1), None);
+        self.entries[at] = Some(entry);
+    }
+
     fn replace_from(&mut self, first: u64) {
         let last = self.start + self.entries.len() as u64;
         // Within the log, a gap is a hole. A gap of more than can be is a log that begins anew.
         let hole = first.saturating_sub(last + 1);
-        if first <= self.start || self.entries.is_empty() || hole > 1 << 24 {
+        if first <= self.start || self.entries.is_empty() || hole > HOLE_MAX {
             (self.start, self.entries) = (first - 1, VecDeque::new());
         } else {
             let len = usize::try_from(first - 1 - self.start).expect("entries in memory");
@@ -344,6 +372,7 @@ struct Scan<'a> {
     last_lsn: u64,
     epoch: u64,
     groups: BTreeMap<GroupId, Group>,
+    groups_lost: bool,
     damage: Vec<Damage>,
     stats: LogStats,
     visit: &'a mut dyn FnMut(Piece),
@@ -357,6 +386,7 @@ impl<'a> Scan<'a> {
             last_lsn: 0,
             epoch: 0,
             groups: BTreeMap::new(),
+            groups_lost: false,
             damage: Vec::new(),
             stats: LogStats::default(),
             visit,
@@ -603,6 +633,7 @@ impl<'a> Scan<'a> {
         let skip = match header.kind {
             Kind::Head => {
                 stats.head_bytes += padded;
+                self.groups_lost = block::read_head(body).is_ok_and(|head| head.groups_lost);
                 block::HEAD
             }
             _ => {
@@ -643,6 +674,7 @@ impl<'a> Scan<'a> {
         let group = self.groups.entry(id).or_default();
         group.snapshot = section.snapshot.or(group.snapshot);
         group.hard = section.hard.unwrap_or(group.hard);
+        group.in_doubt = section.doubt != Doubt::default();
         if let Some(base) = section.base {
             group.base = base;
             if section.reset {
@@ -654,7 +686,9 @@ impl<'a> Scan<'a> {
         if entries.after.0 > u64::MAX / 2 {
             return Err(SectionError::Record(entries.after));
         }
-        group.replace_from(entries.after.0 + 1);
+        if !entries.fill {
+            group.replace_from(entries.after.0 + 1);
+        }
         let mut index = entries.after.next();
         let mut at = offset + entries.offset;
         for record in Records::new(entries.run) {
@@ -665,7 +699,7 @@ impl<'a> Scan<'a> {
             let len = u32::try_from(record.bytes().len()).expect("28 bits and a little");
             let (id, kind, payload) = (record.id, record.kind, record.payload);
             (self.visit)(Piece::Entry { group: section.group, id, kind, offset: at as u64, payload });
-            group.entries.push_back(Some((nth, len)));
+            group.put(index.0, (nth, len));
             segment.record_bytes += u64::from(len);
             at += record.bytes().len();
             index = index.next();
@@ -715,6 +749,7 @@ impl<'a> Scan<'a> {
                 intact: Index(intact),
                 last: Index(last),
                 holes,
+                in_doubt: group.in_doubt,
             }
         });
         Check {
@@ -723,6 +758,7 @@ impl<'a> Scan<'a> {
             attested: self.attested,
             groups: groups.collect(),
             damage: self.damage,
+            groups_lost: self.groups_lost,
             changing: false,
         }
     }
@@ -734,7 +770,7 @@ impl<'a> Scan<'a> {
             for (nth, len) in group.entries.into_iter().flatten() {
                 let segment = &mut stats.segments[nth as usize];
                 segment.live_bytes += u64::from(len);
-                if of_group.entries == 0 {
+                if of_group.entries == 0 || segment.generation < of_group.oldest {
                     of_group.oldest = segment.generation;
                 }
                 of_group.entries += 1;

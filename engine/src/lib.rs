@@ -21,13 +21,17 @@ mod error;
 mod group;
 mod group_log;
 pub mod inspect;
+mod open;
+mod repair;
 pub mod snapshot;
 mod wal;
+mod wounds;
 
 pub use config::Config;
 pub use engine::{BatchNo, Engine, RecoveryReport, Stats, Write};
-pub use error::{EngineError, ReadError, Reason, Refusal, StageError};
+pub use error::{EngineError, Overdue, ReadError, Reason, Refusal, RepairError, StageError};
 pub use group_log::GroupLog;
 pub use wal::block::BlockError;
 pub use wal::recovery::Cut;
 pub use wal::section::{MEMBERS_MAX, SectionError};
+pub use wounds::{Gap, Hole, HoleReason, Wounds};

@@ -25,24 +25,24 @@ impl Dice {
 }
 
 /// What the crashed engine knew.
-struct Before {
-    durable: u64,
-    history: std::collections::BTreeMap<u64, State>,
+pub(crate) struct Before {
+    pub(crate) durable: u64,
+    pub(crate) history: std::collections::BTreeMap<u64, State>,
     begun: std::collections::BTreeMap<u64, State>,
 }
 
 impl Before {
-    fn of(rig: &Rig) -> Before {
+    pub(crate) fn of(rig: &Rig) -> Before {
         Before { durable: rig.durable.0, history: rig.history.clone(), begun: rig.begun.clone() }
     }
 
     /// Opens the image; what it holds must be what some batch not below the durable one left.
-    fn check(&self, image: Image, config: Config) -> Rig {
+    pub(crate) fn check(&self, image: Image, config: Config) -> Rig {
         self.check_reopened(image, config, false)
     }
 
     /// `reopened`: an earlier opening may have put a batch of its own at the end, in place of a lost one.
-    fn check_reopened(&self, image: Image, config: Config, reopened: bool) -> Rig {
+    pub(crate) fn check_reopened(&self, image: Image, config: Config, reopened: bool) -> Rig {
         let rig = Rig::open(image, config).unwrap_or_else(|error| panic!("refused: {error}"));
         let last = rig.report.last_batch.0;
         assert!(last >= self.durable, "batch {} was acknowledged, the log ends with {last}", self.durable);
@@ -55,7 +55,7 @@ impl Before {
     }
 
     /// Whether the log may look like this if it ends with batch `last`.
-    fn fits(&self, last: u64, now: &State) -> Result<(), String> {
+    pub(crate) fn fits(&self, last: u64, now: &State) -> Result<(), String> {
         let (_, state) = self.history.range(..=last).next_back().unwrap();
         if now != state {
             // A write that was split over several batches: every group is as before it or as part of it.
@@ -75,7 +75,7 @@ impl Before {
 }
 
 /// Writes something of every kind.
-fn act(rig: &mut Rig, dice: &mut Dice) {
+pub(crate) fn act(rig: &mut Rig, dice: &mut Dice) {
     let group = 1 + dice.roll(4);
     let known = rig.now.get(&group).cloned();
     match (dice.roll(12), known) {
@@ -106,7 +106,7 @@ fn act(rig: &mut Rig, dice: &mut Dice) {
 }
 
 /// Runs a few turns in which writes complete in any order, or not at all.
-fn run(rig: &mut Rig, dice: &mut Dice, turns: u64) {
+pub(crate) fn run(rig: &mut Rig, dice: &mut Dice, turns: u64) {
     rig.world.hold = true;
     for _ in 0..turns {
         for _ in 0..dice.roll(3) {
@@ -125,7 +125,7 @@ fn run(rig: &mut Rig, dice: &mut Dice, turns: u64) {
     }
 }
 
-fn crash(world: &World, dice: &mut Dice) -> Image {
+pub(crate) fn crash(world: &World, dice: &mut Dice) -> Image {
     // Whole writes lost or kept, or torn anywhere.
     let mood = dice.roll(4);
     let whole: Vec<u64> = (0..world.pending.len()).map(|_| dice.roll(2)).collect();

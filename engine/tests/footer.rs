@@ -11,7 +11,7 @@ pub(crate) fn footer(body: &[u8]) -> ([u64; 3], Vec<[u64; 5]>) {
     for _ in 0..u32_at(body, 24) {
         let (number, mut offset) = (u32_at(rest, 0) as usize, u64::from(u32_at(rest, 4)));
         let (bits, first) = (u32_at(rest, 8), u32_at(rest, 12));
-        let (records, follows, alike) = ((bits & 0x3fff_ffff) as usize, bits >> 30 & 1 == 1, bits >> 31 == 1);
+        let (records, follows, alike) = ((bits & 0x1fff_ffff) as usize, bits >> 30 & 1 == 1, bits >> 31 == 1);
         rest = &rest[16..];
         if !follows {
             next[number] = (u64_at(rest, 0), u64_at(rest, 8));

@@ -79,12 +79,12 @@ fn an_intact_log_is_found_so() {
     assert!(inspect::check(Path::new("/nowhere/at/all"), None).is_err());
 }
 
-/// Damages every place in turn: it is intact exactly if it can be opened.
+/// Damages every place in turn: it can be opened if it is intact.
 #[test]
-fn damage_is_named_exactly_if_opening_refuses() {
+fn damage_is_named_if_opening_refuses() {
     let rig = sample();
     let config = Config { verify_on_open: true, ..rig.config.clone() };
-    let (mut refused, mut named) = (0, 0);
+    let (mut refused, mut named, mut opened) = (0, 0, 0);
     for (path, bytes) in &rig.world.files {
         for at in (0..bytes.len()).step_by(4096) {
             for how in 0..4 {
@@ -98,8 +98,10 @@ fn damage_is_named_exactly_if_opening_refuses() {
                 }
                 let opens = Engine::open(&mut World::on(bad.clone()), config.clone()).is_ok();
                 let check = check(&bad);
-                assert_eq!(check.is_intact(), opens, "{path:?} at {at}, {how}: {:?}", check.damage);
-                if !opens {
+                // It may open although something is damaged that nobody needs any more.
+                assert!(opens || !check.is_intact(), "{path:?} at {at}, {how}: {:?}", check.damage);
+                if !check.is_intact() {
+                    opened += usize::from(opens);
                     refused += 1;
                     let name = path.file_name().unwrap();
                     named += usize::from(
@@ -113,6 +115,7 @@ fn damage_is_named_exactly_if_opening_refuses() {
         }
     }
     assert!(refused > 40 && named == refused, "{named} of {refused} places named");
+    assert!(opened > 0 && opened < refused / 4, "{opened} of {refused} opened");
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! A reader of the log's files, written from `FORMAT.md` alone: it shares no code with the engine or the raft crate.
 //! It reads everything, believes nothing, and is slow.
 
-use std::collections::BTreeMap;
-
-use crc32fast::Hasher;
-
 use crate::footer::footer;
+use crc32fast::Hasher;
+use std::collections::BTreeMap;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
@@ -25,9 +23,8 @@ pub(crate) struct Group {
     pub(crate) snapshot: Option<(u64, u64)>,
     /// Voters, outgoing voters, learners, next learners, witnesses; auto leave.
     pub(crate) conf: ([Vec<u64>; 5], bool),
-    /// The index before the first entry.
-    start: u64,
-    pub(crate) entries: Vec<Entry>,
+    /// By index.
+    pub(crate) entries: BTreeMap<u64, Entry>,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -38,7 +35,7 @@ pub(crate) struct Log {
     places: Vec<[u64; 5]>,
 }
 
-/// Why there is no block: it is a stranger's.
+/// Why there is no block: it is a stranger's, or nothing.
 const STRANGER: bool = true;
 const NOTHING: bool = false;
 
@@ -56,7 +53,9 @@ struct At {
     position: usize,
     lsn: u64,
     epoch: u64,
+    /// The highest ones met.
     first: u64,
+    durable: u64,
 }
 
 /// A log; or the newest generation that counts.
@@ -70,21 +69,24 @@ struct Reader<'a> {
 
 /// Reads the log `id` in these files (names without the directory, bytes); or says why not.
 pub(crate) fn read(files: &[(&str, &[u8])], id: u64) -> Result<Log, String> {
-    let is_segment = |name: &str| {
-        let digits = name.strip_prefix("seg-").unwrap_or("");
-        let decimal = digits.len() >= 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
-        decimal && (digits.len() == 4 || !digits.starts_with('0'))
-    };
+    let canonical = |digits: &str| digits.len() == 4 || digits.len() > 4 && !digits.starts_with('0');
+    let decimal = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()) && canonical(digits);
+    let is_segment = |name: &str| name.strip_prefix("seg-").is_some_and(decimal);
     let files = files.iter().filter(|(name, _)| is_segment(name)).map(|(_, bytes)| *bytes).collect();
     let mut reader = Reader { id, files, attested: 0 };
     let mut heads = BTreeMap::new();
     for (at, bytes) in reader.files.clone().into_iter().enumerate() {
         match reader.header(bytes, 0) {
             Ok(head) if u16_at(head, 6) == 1 => {
-                if u64_at(bytes, 80 + 16) != bytes.len() as u64 {
+                let now =
+                    At { generation: u64_at(head, GENERATION), position: 0, lsn: 0, epoch: 0, first: 0, durable: 0 };
+                let next = reader.header(bytes, head.len()).ok();
+                let newer = next.is_some_and(|next| u64_at(next, GENERATION) > now.generation);
+                if newer || reader.block(&now, bytes, 1).is_err() {
+                    reader.search(bytes, 0);
+                } else if u64_at(bytes, 80 + 16) != bytes.len() as u64 {
                     return Err("resized".into());
-                }
-                if heads.insert(u64_at(head, GENERATION), at).is_some() {
+                } else if heads.insert(now.generation, at).is_some() {
                     return Err("duplicate".into());
                 }
             }
@@ -107,15 +109,21 @@ impl<'a> Reader<'a> {
         let Some((&newest, &newest_at)) = heads.last_key_value() else {
             return if self.attested > 0 { Err("lost".into()) } else { Ok(Ok(Log::default())) };
         };
-        let mut at = At { generation: newest, position: 0, lsn: 0, epoch: 0, first: 0 };
+        let mut at = At { generation: newest, position: 0, lsn: 0, epoch: 0, first: 0, durable: 0 };
         let mut link = match self.head(&mut at, self.files[newest_at], None)? {
             Some((_, previous)) => previous,
             None => return Ok(Err(newest - 1)),
         };
         while let Ok(Some(_)) = self.batch(&mut at, self.files[newest_at]) {}
         let mut chain = vec![(newest, newest_at)];
+        let mut proven = at.durable;
         while link >= at.first && link > 0 {
-            let file = *heads.get(&link).filter(|_| link < chain[chain.len() - 1].0).ok_or("missing")?;
+            let (naming, naming_at) = chain[chain.len() - 1];
+            let head = self.files[naming_at];
+            proven = proven.max(u64_at(head, DURABLE));
+            let Some(&file) = heads.get(&link).filter(|_| link < naming) else {
+                return if proven < u64_at(head, LSN) { Ok(Err(naming - 1)) } else { Err("missing".into()) };
+            };
             chain.push((link, file));
             link = previous(self.files[file].get(80..).unwrap_or_default())?;
         }
@@ -128,7 +136,7 @@ impl<'a> Reader<'a> {
 
     fn chain(&mut self, chain: &[(u64, usize)]) -> Result<Outcome, String> {
         let mut log = Log::default();
-        let mut at = At { generation: chain[0].0, position: 0, lsn: 0, epoch: 0, first: 0 };
+        let mut at = At { generation: chain[0].0, position: 0, lsn: 0, epoch: 0, first: 0, durable: 0 };
         for (nth, &(generation, file)) in chain.iter().enumerate() {
             let bytes = self.files[file];
             let before = (nth > 0).then_some((at.generation, at.lsn));
@@ -185,7 +193,7 @@ impl<'a> Reader<'a> {
         }
         log.last_lsn = at.lsn;
         for group in log.groups.values_mut() {
-            if group.start != group.base.0 {
+            if !group.entries.keys().copied().eq(group.base.0 + 1..=group.base.0 + group.entries.len() as u64) {
                 return Err("hole".into());
             }
             group.hard.2 = group.hard.2.clamp(group.base.0, group.base.0 + group.entries.len() as u64);
@@ -279,6 +287,7 @@ impl At {
         self.position += block.len();
         (self.lsn, self.epoch) = (u64_at(block, LSN), u64_at(block, EPOCH));
         self.first = self.first.max(u64_at(block, FIRST));
+        self.durable = self.durable.max(u64_at(block, DURABLE));
     }
 }
 
@@ -297,7 +306,8 @@ fn previous(body: &[u8]) -> Result<u64, String> {
 /// Applies one section, which lies at this offset; nothing if it makes no sense.
 fn section(log: &mut Log, bytes: &[u8], at: usize) -> Option<()> {
     let flags = u32_at(bytes, 8);
-    if flags >= 256 || flags & (8 | 128) == 128 {
+    // Doubts (256, 512, 2048) are not looked at; 1024 fills a hole.
+    if flags & !0xfff != 0 || flags & (8 | 128) == 128 {
         return None;
     }
     let (id, after, records) = (u64_at(bytes, 0), u64_at(bytes, 16), u32_at(bytes, 24));
@@ -335,12 +345,10 @@ fn section(log: &mut Log, bytes: &[u8], at: usize) -> Option<()> {
     }
     if flags & 2 != 0 {
         group.base = base;
+        group.entries = group.entries.split_off(&(base.0 + 1));
         if flags & 32 != 0 {
-            (group.start, group.entries) = (base.0, Vec::new());
+            group.entries.clear();
         }
-        let gone = base.0.saturating_sub(group.start).min(group.entries.len() as u64);
-        group.entries.drain(..usize::try_from(gone).unwrap());
-        group.start = group.start.max(base.0);
     }
     if flags & 1 != 0 {
         group.hard = hard;
@@ -351,16 +359,14 @@ fn section(log: &mut Log, bytes: &[u8], at: usize) -> Option<()> {
     if after < group.base.0 {
         return None;
     }
-    let last = group.start + group.entries.len() as u64;
-    if after < group.start || after > last {
-        (group.start, group.entries) = (after, Vec::new());
+    if flags & 1024 == 0 {
+        group.entries.split_off(&(after + 1));
     }
-    group.entries.truncate(usize::try_from(after - group.start).unwrap());
     for nth in 1..=u64::from(records) {
         let (entry, len) = record(rest, id).filter(|(entry, _)| entry.index == after + nth)?;
         let offset = (at + bytes.len() - rest.len()) as u64;
         log.places.push([id, entry.index, entry.term, u32_at(rest, 0).into(), offset]);
-        group.entries.push(entry);
+        group.entries.insert(entry.index, entry);
         rest = &rest[len..];
     }
     (records > 0 && rest.is_empty()).then_some(())

@@ -30,9 +30,23 @@ pub(crate) struct World {
     pub(crate) full: bool,
     /// This many writes succeed, the next one fails.
     pub(crate) fail_after: Option<usize>,
+    /// This many reads, writes, mappings and jobs succeed, the next one fails.
+    pub(crate) fail_io: Option<usize>,
+    /// How many there have been.
+    pub(crate) ios: usize,
+    /// Goes on only if a turn waits for it.
+    now: Time,
     pub(crate) creates: usize,
     pub(crate) maps: usize,
     pub(crate) removes: usize,
+    /// How to take back what was done to the files, newest last; if anybody wants to.
+    undo: Option<Vec<Undo>>,
+}
+
+enum Undo {
+    Write { path: PathBuf, at: usize, before: Vec<u8> },
+    Create { path: PathBuf },
+    Remove { path: PathBuf, bytes: Vec<u8> },
 }
 
 pub(crate) struct Pending {
@@ -59,6 +73,35 @@ impl World {
         World { files, ..World::default() }
     }
 
+    /// A disk that can be taken back to what it is now.
+    pub(crate) fn scratch(files: &Image) -> World {
+        World { files: files.clone(), undo: Some(Vec::new()), ..World::default() }
+    }
+
+    /// Takes a scratch back to what it was.
+    pub(crate) fn take_back(&mut self) {
+        let mut undo = self.undo.take().expect("a scratch");
+        for step in undo.drain(..).rev() {
+            match step {
+                Undo::Write { path, at, before } => {
+                    self.files.get_mut(&path).unwrap()[at..at + before.len()].copy_from_slice(&before);
+                }
+                Undo::Create { path } => drop(self.files.remove(&path)),
+                Undo::Remove { path, bytes } => drop(self.files.insert(path, bytes)),
+            }
+        }
+        *self = World { files: std::mem::take(&mut self.files), undo: Some(undo), ..World::default() };
+    }
+
+    /// Puts bytes on the disk.
+    pub(crate) fn put(&mut self, path: &Path, at: usize, bytes: &[u8]) {
+        let place = &mut self.files.get_mut(path).unwrap()[at..at + bytes.len()];
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Write { path: path.to_owned(), at, before: place.to_vec() });
+        }
+        place.copy_from_slice(bytes);
+    }
+
     /// Lets the pending write at `at` through.
     pub(crate) fn finish(&mut self, at: usize) {
         let write = self.pending.remove(at);
@@ -70,12 +113,11 @@ impl World {
             }
             None => false,
         };
-        let result = if failed {
+        let counted = self.count();
+        let result = if failed || counted.is_err() {
             Err(io::Error::other("the disk is on fire"))
         } else {
-            let offset = usize::try_from(write.offset).unwrap();
-            let file = self.files.get_mut(&write.path).unwrap();
-            file[offset..offset + write.buf.len()].copy_from_slice(&write.buf);
+            self.put(&write.path, usize::try_from(write.offset).unwrap(), &write.buf);
             Ok(())
         };
         self.done.push(Completion::Written { file: write.file, token: write.token, buf: write.buf, result });
@@ -96,17 +138,38 @@ impl World {
         image
     }
 
+    /// Counts an IO, and fails if it is its turn.
+    fn count(&mut self) -> io::Result<()> {
+        self.ios += 1;
+        match &mut self.fail_io {
+            Some(0) => {
+                self.fail_io = None;
+                Err(io::Error::other("the disk is on fire"))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     fn is_mapped(&self, path: &Path) -> bool {
         self.mapped.get(path).is_some_and(|all| all.iter().any(|one| one.strong_count() > 0))
     }
 
     fn run(&mut self, job: Job) -> io::Result<JobOutput> {
+        if !matches!(job, Job::CreateZeroed { .. }) {
+            self.count()?;
+        }
         match job {
             Job::CreateZeroed { path, size } => self.create_zeroed(&path, size).map(JobOutput::Opened),
             Job::Remove { path } => {
                 self.removes += 1;
                 assert!(!self.is_mapped(&path), "{path:?} is removed while it is mapped");
-                self.files.remove(&path);
+                if let (Some(bytes), Some(undo)) = (self.files.remove(&path), &mut self.undo) {
+                    undo.push(Undo::Remove { path, bytes });
+                }
                 Ok(JobOutput::Done)
             }
             Job::DropCache { file } => {
@@ -121,16 +184,19 @@ impl World {
 
 impl Io for World {
     fn now(&self) -> Time {
-        Time(0)
+        self.now
     }
 
-    fn turn(&mut self, _: Option<Time>, out: &mut Vec<Completion>) -> io::Result<()> {
+    fn turn(&mut self, until: Option<Time>, out: &mut Vec<Completion>) -> io::Result<()> {
         while !self.hold && !self.pending.is_empty() {
             self.finish(0);
         }
         for (job, token) in std::mem::take(&mut self.jobs) {
             let result = self.run(job);
             self.done.push(Completion::JobDone { token, result });
+        }
+        if self.done.is_empty() {
+            self.now = until.unwrap_or(self.now).max(self.now);
         }
         out.append(&mut self.done);
         Ok(())
@@ -157,27 +223,35 @@ impl Io for World {
     }
 
     fn list(&mut self, dir: &Path) -> io::Result<Vec<FileInfo>> {
+        self.count()?;
         let inside = self.files.iter().filter(|(path, _)| path.parent() == Some(dir));
         Ok(inside.map(|(path, bytes)| FileInfo { path: path.clone(), size: bytes.len() as u64 }).collect())
     }
 
     fn open(&mut self, path: &Path) -> io::Result<FileId> {
+        self.count()?;
         assert!(self.files.contains_key(path));
         self.ids.push(path.to_path_buf());
         Ok(FileId(u32::try_from(self.ids.len() - 1).unwrap()))
     }
 
     fn create_zeroed(&mut self, path: &Path, size: u64) -> io::Result<FileId> {
+        self.count()?;
         if self.full {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.creates += 1;
         assert!(!self.files.contains_key(path), "{path:?} exists");
         self.files.insert(path.to_path_buf(), vec![0; usize::try_from(size).unwrap()]);
-        self.open(path)
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Create { path: path.to_owned() });
+        }
+        self.ids.push(path.to_path_buf());
+        Ok(FileId(u32::try_from(self.ids.len() - 1).unwrap()))
     }
 
     fn read(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<AlignedBuf> {
+        self.count()?;
         let bytes = &self.files[&self.ids[file.0 as usize]];
         let offset = usize::try_from(offset).unwrap();
         let bytes = bytes.get(offset..offset + len).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -187,6 +261,7 @@ impl Io for World {
     }
 
     fn map(&mut self, file: FileId) -> io::Result<Bytes> {
+        self.count()?;
         self.maps += 1;
         let path = &self.ids[file.0 as usize];
         let alive = Arc::new(());

@@ -223,7 +223,11 @@ impl Draft {
             draft.enter_joint(change.transition != Transition::JointExplicit, &change.ops)
         } else {
             let simple = draft.clone().simple(&change.ops)?;
-            if simple.misses_full_voter_of(conf) { draft.enter_joint(true, &change.ops) } else { Ok(simple) }
+            if mutant!("full-voter-leaves-in-one-step", false, simple.misses_full_voter_of(conf)) {
+                draft.enter_joint(true, &change.ops)
+            } else {
+                Ok(simple)
+            }
         };
         draft.and_then(
             |draft| if draft.conf.names() > MEMBERS_MAX { Err(ConfChangeError::TooManyMembers) } else { Ok(draft) },
@@ -344,7 +348,7 @@ impl Draft {
             if let ConfChangeOp::AddVoter(id) | ConfChangeOp::AddLearner(id) | ConfChangeOp::AddWitness(id) = *op {
                 let witness = matches!(op, ConfChangeOp::AddWitness(_));
                 let differs = |draft: &Draft| draft.is_member(id) && draft.conf.is_witness(id) != witness;
-                if differs(&before) || differs(self) {
+                if mutant!("witness-changes-kind", false, differs(&before) || differs(self)) {
                     return Err(ConfChangeError::KindChanged(id));
                 }
             }
@@ -361,7 +365,7 @@ impl Draft {
         }
         if self.conf.voters.is_empty() {
             Err(ConfChangeError::NoVoters)
-        } else if !has_full(&self.conf.voters, &self.conf) {
+        } else if mutant!("witnesses-among-themselves", false, !has_full(&self.conf.voters, &self.conf)) {
             Err(ConfChangeError::OnlyWitnesses)
         } else {
             Ok(())

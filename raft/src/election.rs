@@ -13,7 +13,7 @@ impl<S: Storage> Raft<S> {
     /// Whether this member may be elected: a voter with payloads whose log is not being replaced.
     pub(crate) fn is_promotable(&self) -> bool {
         let votes = |own: &Progress| mutant!("learner-stands", true, !own.learner);
-        let holds = |own: &Progress| !own.witness && !self.config.witness;
+        let holds = |own: &Progress| mutant!("witness-leads", true, !own.witness && !self.config.witness);
         let voter = self.tracker.get(self.config.id).is_some_and(|own| votes(own) && holds(own));
         voter && self.log.unstable.snapshot.is_none()
     }
@@ -125,8 +125,8 @@ impl<S: Storage> Raft<S> {
         let silent = self.election_elapsed >= self.config.election_ticks;
         let leaderless = self.lead == PeerId::ZERO || self.lead == voter || silent;
         let outside = leaderless && self.role != Role::Leader && !self.tracker.is_voter(self.config.id);
-        let able =
-            !self.config.witness && self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change();
+        let holds = mutant!("witness-stands-in", true, !self.config.witness);
+        let able = holds && self.log.unstable.snapshot.is_none() && !self.log.has_unapplied_conf_change();
         mutant!("stands-in-for-nobody", false, outside)
             && self.tracker.is_voter(voter)
             && able

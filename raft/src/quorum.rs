@@ -63,7 +63,7 @@ pub fn joint_held(conf: &ConfState, of: impl Fn(PeerId) -> u64) -> u64 {
     if conf.witnesses.is_empty() {
         return joint_reached(conf, of);
     }
-    let full = full_reached(conf, &of);
+    let full = mutant!("witnesses-commit-alone", INFINITY, full_reached(conf, &of));
     joint_reached(conf, of).min(full)
 }
 
@@ -73,7 +73,7 @@ pub fn full_reached(conf: &ConfState, of: impl Fn(PeerId) -> u64) -> u64 {
         let full = voters.iter().filter(|id| !conf.is_witness(**id)).map(|id| of(*id)).max();
         if voters.is_empty() { INFINITY } else { full.unwrap_or(0) }
     };
-    half(&conf.voters).min(half(&conf.voters_outgoing))
+    half(&conf.voters).min(mutant!("payloads-in-one-half", INFINITY, half(&conf.voters_outgoing)))
 }
 
 /// How a vote among `voters` stands; `None` for those who have not answered. The empty set has won.

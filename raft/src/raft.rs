@@ -531,7 +531,7 @@ impl<S: Storage> Raft<S> {
             self.tell(Event::NoProgress(target));
             return Err(Refused::NotVoter { target });
         };
-        if self.tracker.at(at).witness {
+        if mutant!("hand-over-to-a-witness", false, self.tracker.at(at).witness) {
             return Err(Refused::Witness { peer: target });
         }
         if !self.tracker.is_voter(target) {

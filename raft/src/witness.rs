@@ -34,8 +34,9 @@
 //!
 //! *Rule 2 is for going on.* It is not needed for safety: if a witness had an entry that the leader loses in a crash,
 //! the witness would refuse to elect it, and with the other full voter away nobody could be elected though a majority
-//! is there. It costs a witness's acknowledgement a sync of the leader's ahead of it, in a group in which everybody is
-//! well nobody waits for that: the full voters are the faster quorum, and commits have two payloads.
+//! is there. It costs a witness's acknowledgement a sync of the leader's ahead of it. With one witness to two or three full
+//! voters nobody waits for that while everybody is well: the full voters are a quorum, the faster one, and commits have
+//! two payloads.
 //!
 //! # What it costs
 //!
@@ -63,6 +64,7 @@
 
 use crate::error::StepError;
 use crate::message::Payloads;
+use crate::mutant::mutant;
 use crate::progress::Wanted;
 use crate::raft::Raft;
 use crate::storage::Storage;
@@ -76,12 +78,14 @@ pub(crate) fn payloads_for(witness: bool) -> Payloads {
 impl<S: Storage> Raft<S> {
     /// Up to where a leader may send entries to witnesses.
     pub(crate) fn witness_may_have(&self) -> Index {
-        self.tracker.full_matched().min(self.durable_index())
+        let durable = self.tracker.full_matched().min(self.durable_index());
+        mutant!("witness-ahead-of-payloads", self.log.last_index(), durable)
     }
 
     /// Something became durable: witnesses may have more.
     pub(crate) fn want_witnesses(&mut self) {
-        if self.role != Role::Leader || !self.tracker.has_witnesses() {
+        let awaited = self.role == Role::Leader && self.tracker.has_witnesses();
+        if !mutant!("witnesses-forgotten", false, awaited) {
             return;
         }
         let upto = self.witness_may_have();

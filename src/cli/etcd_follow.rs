@@ -29,8 +29,8 @@ use crate::etcd_follow::{Config, Follower, Output, Status, show};
 ///
 ///   ringraft etcd-follow --peer http://ETCD:2380 --advertise http://HOST:PORT --data-dir DIR
 ///
-/// A learner gets the whole log but has no vote; `etcdctl member promote ID` gives it one: from then on the cluster
-/// counts on this program's disk. Take it out with `etcdctl member remove ID`.
+/// A learner gets the whole log but has no vote. `etcdctl member promote ID` gives it one: from
+/// then on the cluster counts on this program's disk. `etcdctl member remove ID` takes it out.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Arguments {

@@ -63,6 +63,7 @@ pub(super) struct Member<I: Io> {
     /// Whether a read is wanted that shows how far the log is.
     frontier_wanted: bool,
     removed: bool,
+    no_segment: bool,
     /// Whom messages did not get out to. Raft is told when nothing hangs on what it said before.
     unreachable: Vec<PeerId>,
     ready: Ready,
@@ -131,6 +132,7 @@ impl<I: Io> Member<I> {
             requests: 0,
             frontier_wanted: true,
             removed: false,
+            no_segment: false,
             unreachable: Vec::new(),
             ready: Ready::default(),
             completions: Vec::new(),
@@ -177,9 +179,15 @@ impl<I: Io> Member<I> {
             Completion::Written { token, .. } | Completion::JobDone { token, .. } if self.engine.owns(token) => {
                 match self.engine.complete(&mut self.io, completion) {
                     Ok(Some(batch)) => self.release(batch),
-                    Ok(None) => Ok(()),
+                    Ok(None) => {
+                        self.no_segment = false;
+                        Ok(())
+                    }
                     Err(error @ EngineError::NoSegment { .. }) => {
-                        self.notice(error.to_string());
+                        // It is tried again at every tick, and told once.
+                        if !std::mem::replace(&mut self.no_segment, true) {
+                            self.notice(error.to_string());
+                        }
                         Ok(())
                     }
                     Err(error) => Err(error.into()),
@@ -240,8 +248,11 @@ impl<I: Io> Member<I> {
 
     /// Steps a message; gives how many bytes wait to be written with it.
     fn take_message(&mut self, message: raftpb::Message) -> Result<usize, FollowError> {
+        let from = PeerId(message.from);
         match dialect::decode(message) {
             Ok(Inbound::Message { message, metas, entries }) => self.take_append(message, &metas, &entries),
+            // Two members that each take the other for the leader would send it to and fro.
+            Ok(Inbound::Proposals(_)) if self.raft.leader() == Some(from) => Ok(0),
             Ok(Inbound::Proposals(entries)) => {
                 for entry in entries {
                     self.take_proposal(&entry);
@@ -508,7 +519,8 @@ impl<I: Io> Member<I> {
                     self.raft.step_snapshot(message, at, &conf).map(drop).map_err(|error| error.to_string())
                 } else {
                     // Its files first: once raft has taken it there is no way back.
-                    let stored = self.snapshots.keep(&arrived, at, &data).map_err(FollowError::Snapshot)?;
+                    let members = Members::of_snapshot(&data, &conf, &self.membership.asked);
+                    let stored = self.snapshots.keep(&arrived, at, members).map_err(FollowError::Snapshot)?;
                     match self.raft.step_snapshot(message, at, &conf) {
                         Ok(true) => {
                             self.raft.storage_mut().set_snapshot(at, conf);
@@ -539,9 +551,7 @@ impl<I: Io> Member<I> {
     /// The log begins with this snapshot now, and that is durable.
     fn install(&mut self, stored: Stored) -> Result<(), FollowError> {
         self.notice(format!("the leader has sent a snapshot: the log begins after {}", stored.at));
-        if let Some(members) = stored.members.clone() {
-            self.membership.replace(members);
-        }
+        self.membership.replace(stored.members.clone());
         self.meet();
         self.snapshots.installed(stored);
         Ok(())

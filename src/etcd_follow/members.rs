@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringraft_raft::PeerId;
+use ringraft_raft::{ConfState, PeerId};
 use ringraft_transport::etcd::raftpb::{ConfChange, ConfChangeType};
 use ringraft_transport::etcd::requests::LegacyRequest;
 use serde::{Deserialize, Serialize};
@@ -92,9 +92,23 @@ impl Members {
         Ok(Members::of(serde_json::from_str(json)?, learners_max))
     }
 
-    /// Reads the members from what a snapshot says beside its database: etcd's v2 store. Nothing if they are not there.
+    /// The members as of a snapshot: as `data` says, etcd's v2 store. Versions after 3.7 have them in the database only,
+    /// which we do not read; then they are those of `conf`, with what is known of them by now.
     #[must_use]
-    pub fn from_store(json: &[u8], learners_max: usize) -> Option<Members> {
+    pub fn of_snapshot(data: &[u8], conf: &ConfState, asked: &Members) -> Members {
+        if let Some(members) = Members::from_store(data, asked.learners_max) {
+            return members;
+        }
+        let voters = conf.voters.iter().chain(&conf.voters_outgoing).map(|id| (*id, false));
+        let mut members = Members::new(asked.learners_max);
+        for (id, is_learner) in conf.learners.iter().map(|id| (*id, true)).chain(voters) {
+            let known = asked.get(id).cloned().unwrap_or_default();
+            members.list.insert(id, Member { id: id.0, is_learner, ..known });
+        }
+        members
+    }
+
+    fn from_store(json: &[u8], learners_max: usize) -> Option<Members> {
         let store: Node = serde_json::from_slice::<Store>(json).ok()?.root;
         let root = store.children.get("0")?;
         let mut members = Members::new(learners_max);
@@ -348,6 +362,18 @@ mod tests {
         assert!(members.was_removed(PeerId(0xcd)));
         assert_eq!(Members::from_store(b"", 1), None);
         assert_eq!(Members::from_store(b"{\"Root\":{}}", 1), None);
+    }
+
+    #[test]
+    fn a_snapshot_without_a_store_has_members_all_the_same() {
+        let list = format!("[{},{}]", member(1, 1), member(3, 3));
+        let asked = Members::parse(&list, 1).unwrap();
+        let ids = |ids: &[u64]| ids.iter().copied().map(PeerId).collect();
+        let conf = ConfState { voters: ids(&[1]), learners: ids(&[2]), ..ConfState::default() };
+        let members = Members::of_snapshot(b"", &conf, &asked);
+        assert_eq!(members.with_url("http://h:1").map(|member| (member.id, member.is_learner)), Some((1, false)));
+        assert!(members.get(PeerId(2)).is_some_and(|member| member.is_learner));
+        assert_eq!(members.get(PeerId(3)), None, "it came later");
     }
 
     #[test]

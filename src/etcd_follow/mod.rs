@@ -308,7 +308,7 @@ impl Follower {
         let (cluster, id) = (ClusterId(place.cluster), PeerId(place.member));
         let host = Host { cluster, id, version, peer_urls: config.advertise.clone() };
         let snapshot_dir = config.data_dir.join("snapshots");
-        let snapshots = Snapshots::open(snapshot_dir.clone(), config.learners_max).map_err(FollowError::Snapshot)?;
+        let snapshots = Snapshots::open(snapshot_dir.clone()).map_err(FollowError::Snapshot)?;
         let listener = TcpListener::bind(config.listen)
             .map_err(|source| FollowError::Listen { address: config.listen, source })?;
         let mut world = World::start(config.io, WorldConfig::new(1))?;
@@ -480,24 +480,24 @@ fn open<I: Io>(
     let mut engine_config = ringraft_engine::Config::new(config.data_dir.join("log"), log_id);
     engine_config.record_bytes_max = RECORD_MAX;
     let (mut engine, logs, _) = Engine::open(&mut io, engine_config)?;
+    snapshots.clean().map_err(FollowError::Snapshot)?;
     // As in etcd, a new member knows nobody: the log itself says who belongs to the cluster.
     let log = match logs.into_iter().next() {
         Some(log) => log,
         None => engine.create(GroupId(place.cluster), ConfState::default())?,
     };
     let base = log.base();
-    let mut members = Members::new(config.learners_max);
-    if base.index > Index::ZERO
-        && let Some(found) = snapshots.load(base).map_err(FollowError::Snapshot)?.members
-    {
-        members = found;
-    }
+    let asked = Members::of(place.members.clone(), config.learners_max);
+    let members = match base.index {
+        Index::ZERO => Members::new(config.learners_max),
+        _ => snapshots.load(base, &asked).map_err(FollowError::Snapshot)?,
+    };
     let known = place.members.iter().map(|member| (PeerId(member.id), member::addresses(&member.peer_urls)));
     let membership = Membership {
         addresses: known.collect::<BTreeMap<_, _>>(),
         members,
         cluster_version: place.cluster_version.clone(),
-        asked: Members::of(place.members.clone(), config.learners_max),
+        asked,
     };
     let mut raft_config = ringraft_raft::Config::new(id);
     raft_config.applied = base.index;

@@ -17,27 +17,31 @@ use super::net::Arrived;
 pub(super) struct Stored {
     /// Its last entry.
     pub(super) at: EntryId,
-    /// The members as of then, if it says so.
-    pub(super) members: Option<Members>,
+    /// The members as of then.
+    pub(super) members: Members,
 }
 
 /// The directory they lie in.
 pub(super) struct Snapshots {
     dir: PathBuf,
-    learners_max: usize,
 }
 
 impl Snapshots {
-    /// Makes the directory, and removes what was left unfinished in it.
-    pub(super) fn open(dir: PathBuf, learners_max: usize) -> io::Result<Snapshots> {
+    /// Makes the directory.
+    pub(super) fn open(dir: PathBuf) -> io::Result<Snapshots> {
         fs::create_dir_all(&dir)?;
-        for entry in fs::read_dir(&dir)? {
+        Ok(Snapshots { dir })
+    }
+
+    /// Removes what was left unfinished; once nobody else can be at it.
+    pub(super) fn clean(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with("incoming-") {
                 fs::remove_file(entry.path())?;
             }
         }
-        Ok(Snapshots { dir, learners_max })
+        Ok(())
     }
 
     fn words(&self, at: EntryId) -> PathBuf {
@@ -50,11 +54,11 @@ impl Snapshots {
     }
 
     /// Gives what has arrived its name, for good.
-    pub(super) fn keep(&self, arrived: &Arrived, at: EntryId, data: &[u8]) -> io::Result<Stored> {
+    pub(super) fn keep(&self, arrived: &Arrived, at: EntryId, members: Members) -> io::Result<Stored> {
         fs::rename(&arrived.database, self.database(at))?;
         fs::rename(&arrived.words, self.words(at))?;
         File::open(&self.dir)?.sync_all()?;
-        Ok(Stored { at, members: Members::from_store(data, self.learners_max) })
+        Ok(Stored { at, members })
     }
 
     /// It was not needed.
@@ -79,15 +83,15 @@ impl Snapshots {
         }
     }
 
-    /// The snapshot that the log begins after.
-    pub(super) fn load(&self, at: EntryId) -> io::Result<Stored> {
+    /// The members as of the snapshot that the log begins after; `asked` are those that the cluster has now.
+    pub(super) fn load(&self, at: EntryId, asked: &Members) -> io::Result<Members> {
         let path = self.words(at);
         let failed = |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
         let bytes = fs::read(&path).map_err(|error| failed(&error))?;
         let message = messages::decode(bytes.into(), &Limits::default()).map_err(|error| failed(&error))?;
         match dialect::decode(message) {
-            Ok(Inbound::Snapshot { at: found, data, .. }) if found == at => {
-                Ok(Stored { at, members: Members::from_store(&data, self.learners_max) })
+            Ok(Inbound::Snapshot { at: found, data, conf, .. }) if found == at => {
+                Ok(Members::of_snapshot(&data, &conf, asked))
             }
             _ => Err(failed(&"not the snapshot that the log begins after")),
         }

@@ -456,7 +456,7 @@ pub enum CodecError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use ringraft_raft::EntryKind;
     use ringraft_raft::record::{self, GroupSeed};

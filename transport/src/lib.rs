@@ -26,6 +26,9 @@ pub mod codec;
 pub mod config;
 pub mod etcd;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handshake;
 mod peer;
 pub mod reader;

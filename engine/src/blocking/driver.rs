@@ -202,7 +202,7 @@ impl<I: Io> Driver<I> {
             Request::Change { slot, change, last, reply } => {
                 let log = &self.logs[slot];
                 let bytes = match change {
-                    Change::Truncate(last) if last > log.base().index => log.encoded_len(last),
+                    Change::Truncate(last) if last > log.base().index => log.entries().encoded_len(last),
                     _ => change.bytes(),
                 };
                 if !self.engine.has_room_for(log, bytes) {

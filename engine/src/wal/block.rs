@@ -25,7 +25,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 2 | checksum kind: 1 CRC-32 (IEEE) |
-//! | 2 | 2 | zero |
+//! | 2 | 2 | flags: 1 groups may be lost |
 //! | 4 | 4 | place of the previous segment's footer, in units of 4096 bytes; 0: none |
 //! | 8 | 8 | generation of the previous segment; 0: none |
 //! | 16 | 8 | bytes of this segment |
@@ -42,6 +42,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"RRBK");
 const VERSION: u16 = 2;
 const VERSION_OLDEST: u16 = 1;
 const CHECKSUM_CRC32: u16 = 1;
+const GROUPS_LOST: u16 = 1;
 
 const _: () = assert!(HEADER.is_multiple_of(8) && HEAD.is_multiple_of(8), "records stay aligned");
 const _: () = assert!(HEADER <= 512, "a header lies within one sector");
@@ -79,6 +80,8 @@ pub(crate) struct Head {
     /// Place of the previous segment's footer, in blocks; 0: there is none.
     pub(crate) footer: u32,
     pub(crate) segment_bytes: u64,
+    /// Damage may have taken groups that nothing else tells of.
+    pub(crate) groups_lost: bool,
 }
 
 /// Why bytes are not the block that was looked for.
@@ -205,7 +208,7 @@ pub(crate) fn read_body<'a>(header: &Header, bytes: &'a [u8]) -> Result<&'a [u8]
 /// Writes the fields that a head's body begins with.
 pub(crate) fn put_head(head: &Head, body: &mut [u8]) {
     body[0..2].copy_from_slice(&CHECKSUM_CRC32.to_le_bytes());
-    body[2..4].fill(0);
+    body[2..4].copy_from_slice(&(if head.groups_lost { GROUPS_LOST } else { 0 }).to_le_bytes());
     body[4..8].copy_from_slice(&head.footer.to_le_bytes());
     body[8..16].copy_from_slice(&head.previous.to_le_bytes());
     body[16..24].copy_from_slice(&head.segment_bytes.to_le_bytes());
@@ -215,9 +218,12 @@ pub(crate) fn put_head(head: &Head, body: &mut [u8]) {
 pub(crate) fn read_head(body: &[u8]) -> Result<Head, u16> {
     let Some(body) = body.get(..HEAD) else { return Err(0) };
     match u16_at(body, 0) {
-        CHECKSUM_CRC32 => {
-            Ok(Head { previous: u64_at(body, 8), footer: u32_at(body, 4), segment_bytes: u64_at(body, 16) })
-        }
+        CHECKSUM_CRC32 => Ok(Head {
+            previous: u64_at(body, 8),
+            footer: u32_at(body, 4),
+            segment_bytes: u64_at(body, 16),
+            groups_lost: u16_at(body, 2) & GROUPS_LOST != 0,
+        }),
         kind => Err(kind),
     }
 }

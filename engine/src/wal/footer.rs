@@ -20,7 +20,7 @@
 //! |---|---|---|
 //! | 0 | 4 | which of the groups above, from 0 |
 //! | 4 | 4 | offset of the first record in the segment |
-//! | 8 | 4 | bits 0..30 records, bit 30 follows, bit 31 alike |
+//! | 8 | 4 | bits 0..29 records, bit 29 fill, bit 30 follows, bit 31 alike |
 //! | 12 | 4 | first word of the first record |
 //! | 16 | 16 | index and term of the first record; not if it *follows* the group's item before, in the same term |
 //! | | 4 n | first words of the other records, zeros up to a multiple of 8; not if all are *alike* |
@@ -35,9 +35,10 @@ pub(crate) const FIXED: usize = 32;
 /// Bytes of an item before what may be missing.
 const ITEM: usize = 16;
 
+const FILL: u32 = 1 << 29;
 const FOLLOWS: u32 = 1 << 30;
 const ALIKE: u32 = 1 << 31;
-const RECORDS: u32 = FOLLOWS - 1;
+const RECORDS: u32 = FILL - 1;
 
 /// What a footer says beside its groups and items.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -95,8 +96,8 @@ impl Footer {
         self.links.head_lsn
     }
 
-    /// Adds the records of a section, which begin at `offset` of the segment.
-    pub(crate) fn add(&mut self, group: GroupId, mark: &mut Mark, offset: u32, run: &[u8]) {
+    /// Adds the records of a section, which begin at `offset` of the segment. `fill`: they fill a hole.
+    pub(crate) fn add(&mut self, group: GroupId, mark: &mut Mark, offset: u32, run: &[u8], fill: bool) {
         if !self.good {
             return;
         }
@@ -109,14 +110,14 @@ impl Footer {
         let mut offset = offset as usize;
         let mut rest = run;
         while !rest.is_empty() {
-            let len = self.item(mark, offset, rest);
+            let len = self.item(mark, offset, rest, fill);
             (offset, rest) = (offset + len, &rest[len..]);
         }
         self.good = self.body_len() <= self.bytes_max;
     }
 
     /// Adds the first records of `run`, as far as they are of one term. Gives their bytes.
-    fn item(&mut self, mark: &mut Mark, offset: usize, run: &[u8]) -> usize {
+    fn item(&mut self, mark: &mut Mark, offset: usize, run: &[u8], fill: bool) -> usize {
         let at = self.items.len();
         let (mut len, mut records, mut alike) = (0, 0, true);
         let mut start = (EntryId::default(), 0);
@@ -132,7 +133,7 @@ impl Footer {
                     self.items.extend_from_slice(&record.id.term.0.to_le_bytes());
                     mark.term = record.id.term;
                 }
-                records = if follows { FOLLOWS } else { 0 };
+                records = if follows { FOLLOWS } else { 0 } | if fill { FILL } else { 0 };
             } else if record.id.term != start.0.term {
                 break;
             } else {
@@ -219,6 +220,8 @@ pub(crate) struct Item<'a> {
     pub(crate) id: EntryId,
     pub(crate) offset: u32,
     pub(crate) records: u32,
+    /// They fill a hole.
+    pub(crate) fill: bool,
     /// Bytes of all records.
     pub(crate) len: u64,
     word: u32,
@@ -248,7 +251,8 @@ impl<'a> Items<'a> {
         let others = (records as usize).checked_sub(1)?;
         let (words, more) = rest.split_at_checked(if alike { 0 } else { (4 * others).next_multiple_of(8) })?;
         let words = &words[..if alike { 0 } else { 4 * others }];
-        let mut item = Item { group, id, offset: u32_at(fields, 4), records, len: 0, word, words };
+        let fill = bits & FILL != 0;
+        let mut item = Item { group, id, offset: u32_at(fields, 4), records, fill, len: 0, word, words };
         item.len =
             if alike { u64::from(records) * encoded_len(word)? } else { item.words().map_while(encoded_len).sum() };
         let known = alike || item.words().all(|word| encoded_len(word).is_some());
@@ -319,7 +323,7 @@ mod tests {
         let (mut offset, mut expected) = (4096, Vec::new());
         for (group, first, entries) in SECTIONS {
             let bytes = run(*group, *first, entries);
-            footer.add(GroupId(*group), &mut marks[usize::try_from(*group).unwrap()], offset, &bytes);
+            footer.add(GroupId(*group), &mut marks[usize::try_from(*group).unwrap()], offset, &bytes, *group == 2);
             for record in Records::new(&bytes) {
                 let record = record.unwrap();
                 expected.push((*group, record.id.index.0, record.id.term.0, u32_at(record.bytes(), 0), offset));
@@ -339,6 +343,7 @@ mod tests {
         let mut found = Vec::new();
         for item in Items::new(&body).unwrap() {
             let mut offset = item.offset;
+            assert_eq!(item.fill, item.group.0 == 2);
             for (index, word) in (item.id.index.0..).zip(item.words()) {
                 found.push((item.group.0, index, item.id.term.0, word, offset));
                 offset += u32::try_from(encoded_len(word).unwrap()).unwrap();
@@ -369,7 +374,7 @@ mod tests {
         let mut mark = Mark::default();
         assert!(footer.fits(4096) && !footer.fits(4095) && footer.room(0) == 4096);
         for first in [1, 3, 5, 7] {
-            footer.add(GroupId(1), &mut mark, 4096, &run(1, first, &[(1, 8)]));
+            footer.add(GroupId(1), &mut mark, 4096, &run(1, first, &[(1, 8)]), false);
         }
         assert!(!footer.fits(1 << 20) && footer.room(0) == 0);
     }

@@ -16,6 +16,8 @@ pub(crate) struct Pool {
     dir: PathBuf,
     segment_bytes: u64,
     free_max: usize,
+    /// Files to have ready.
+    free_min: usize,
     next_number: u32,
     free: Vec<File>,
     /// Out of use, but somebody may still read through the mapping.
@@ -37,7 +39,8 @@ impl Pool {
         Pool {
             dir: config.dir.clone(),
             segment_bytes: config.segment_bytes,
-            free_max: config.segments_free_max,
+            free_max: config.segments_free_max.max(config.segments_reserve + 1),
+            free_min: config.segments_reserve + 1,
             next_number: 0,
             free: Vec::new(),
             retired: Vec::new(),
@@ -71,6 +74,15 @@ impl Pool {
     /// Takes a file that may be overwritten.
     pub(crate) fn take(&mut self) -> Option<File> {
         self.free.pop()
+    }
+
+    /// Takes a file found at start, if there is one of the right size.
+    pub(crate) fn take_found(&mut self) -> Option<File> {
+        let fits = |(file, readers): &(File, Option<Readers>)| {
+            file.bytes == self.segment_bytes && !file.mapped_once && readers.is_none()
+        };
+        let at = self.retired.iter().position(fits)?;
+        Some(self.retired.swap_remove(at).0)
     }
 
     /// Whether making a file has failed, and nobody has asked to try again since.
@@ -122,7 +134,7 @@ impl Pool {
                 self.free.push(file);
             }
         }
-        if self.free.is_empty() && self.coming() == 0 && !self.hold {
+        if self.free.len() < self.free_min && self.coming() == 0 && !self.hold {
             let number = self.next_number();
             let path = self.path(number);
             let token = token();

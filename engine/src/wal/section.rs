@@ -17,6 +17,9 @@
 //! | | 8 + 8 n | conf state: four counts of 16 bits, then voters, outgoing voters, learners, next learners (flag 8) |
 //! | | 8 + 8 n | their number, then the witnesses among them (flag 128, with flag 8) |
 //! | | | the run: records as `ringraft_raft::record` encodes them (flag 64) |
+//!
+//! Further flags, without bytes of their own: 256 the hard state is in doubt, 512 the end of the log is, 1024 the run
+//! fills a hole (and replaces nothing behind it), 2048 nothing is in doubt any more.
 
 use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, PeerId, Term};
 
@@ -37,7 +40,12 @@ const AUTO_LEAVE: u32 = 16;
 const RESET: u32 = 32;
 const ENTRIES: u32 = 64;
 const WITNESSES: u32 = 128;
-const KNOWN: u32 = HARD | BASE | SNAPSHOT | CONF | AUTO_LEAVE | RESET | ENTRIES | WITNESSES;
+const DOUBT_HARD: u32 = 256;
+const DOUBT_TAIL: u32 = 512;
+const FILL: u32 = 1024;
+const SOUND: u32 = 2048;
+const DAMAGE: u32 = DOUBT_HARD | DOUBT_TAIL | FILL | SOUND;
+const KNOWN: u32 = HARD | BASE | SNAPSHOT | CONF | AUTO_LEAVE | RESET | ENTRIES | WITNESSES | DAMAGE;
 
 /// What a section says beside its entries.
 #[derive(Clone, Copy, Default, Debug)]
@@ -47,11 +55,26 @@ pub(crate) struct Parts<'a> {
     pub(crate) snapshot: Option<EntryId>,
     pub(crate) conf: Option<&'a ConfState>,
     pub(crate) reset: bool,
+    pub(crate) doubt: Doubt,
+    /// All doubts end here.
+    pub(crate) sound: bool,
+    /// The entries fill a hole.
+    pub(crate) fill: bool,
+}
+
+/// What damage may have taken from a group beside its entries; part of every section of such a group.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Doubt {
+    /// A later hard state.
+    pub(crate) hard: bool,
+    /// Later entries, or others in place of the last ones.
+    pub(crate) tail: bool,
 }
 
 impl Parts<'_> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.hard.is_none() && self.base.is_none() && self.snapshot.is_none() && self.conf.is_none() && !self.reset
+        let nothing = self.hard.is_none() && self.base.is_none() && self.snapshot.is_none() && self.conf.is_none();
+        nothing && !self.reset && !self.sound
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -76,6 +99,8 @@ pub(crate) struct Section<'a> {
     pub(crate) snapshot: Option<EntryId>,
     pub(crate) conf: Option<ConfState>,
     pub(crate) reset: bool,
+    pub(crate) doubt: Doubt,
+    pub(crate) sound: bool,
     pub(crate) entries: Option<Entries<'a>>,
     /// Bytes of the whole section.
     pub(crate) len: usize,
@@ -86,6 +111,8 @@ pub(crate) struct Section<'a> {
 pub(crate) struct Entries<'a> {
     pub(crate) after: Index,
     pub(crate) records: u32,
+    /// They fill a hole.
+    pub(crate) fill: bool,
     pub(crate) run: &'a [u8],
     /// Where the run begins, in bytes from the start of the section.
     pub(crate) offset: usize,
@@ -123,7 +150,11 @@ pub(crate) fn put(group: GroupId, parts: &Parts, entries: Option<(Index, u32, us
         | flag(parts.conf.is_some_and(|conf| conf.auto_leave), AUTO_LEAVE)
         | flag(parts.reset, RESET)
         | flag(entries.is_some(), ENTRIES)
-        | flag(parts.has_witnesses(), WITNESSES);
+        | flag(parts.has_witnesses(), WITNESSES)
+        | flag(parts.doubt.hard, DOUBT_HARD)
+        | flag(parts.doubt.tail, DOUBT_TAIL)
+        | flag(parts.fill, FILL)
+        | flag(parts.sound, SOUND);
     let mut out = Writer { out, at: 0 };
     out.u64(group.0);
     out.u32(flags);
@@ -162,7 +193,7 @@ pub(crate) fn read(body: &[u8]) -> Result<Section<'_>, SectionError> {
     let header = body.get(..HEADER).ok_or(SectionError::Length)?;
     let flags = u32_at(header, 8);
     let has = |flag: u32| flags & flag != 0;
-    if flags & !KNOWN != 0 || has(WITNESSES) && !has(CONF) {
+    if flags & !KNOWN != 0 || has(FILL) && !has(ENTRIES) || has(WITNESSES) && !has(CONF) {
         return Err(SectionError::Flags);
     }
     let len = u32_at(header, 12) as usize;
@@ -183,12 +214,23 @@ pub(crate) fn read(body: &[u8]) -> Result<Section<'_>, SectionError> {
     };
     let offset = parts.at;
     let run = &section[offset..];
-    let entries =
-        has(ENTRIES).then_some(Entries { after: Index(u64_at(header, 16)), records: u32_at(header, 24), run, offset });
+    let (after, records, fill) = (Index(u64_at(header, 16)), u32_at(header, 24), has(FILL));
+    let entries = has(ENTRIES).then_some(Entries { after, records, fill, run, offset });
     if entries.is_none() && !run.is_empty() {
         return Err(SectionError::Length);
     }
-    Ok(Section { group: GroupId(u64_at(header, 0)), hard, base, snapshot, conf, reset: has(RESET), entries, len })
+    Ok(Section {
+        group: GroupId(u64_at(header, 0)),
+        hard,
+        base,
+        snapshot,
+        conf,
+        reset: has(RESET),
+        doubt: Doubt { hard: has(DOUBT_HARD), tail: has(DOUBT_TAIL) },
+        sound: has(SOUND),
+        entries,
+        len,
+    })
 }
 
 struct Writer<'a> {
@@ -258,14 +300,17 @@ mod tests {
         let plain = conf();
         let with_witnesses = ConfState { witnesses: vec![PeerId(2), PeerId(3)], ..conf() };
         let id = EntryId { term: Term(3), index: Index(9) };
-        for bits in 0..128_u32 {
-            let conf = if bits & 64 == 0 { &plain } else { &with_witnesses };
+        for bits in 0..2048_u32 {
+            let conf = if bits & 1024 == 0 { &plain } else { &with_witnesses };
             let parts = Parts {
                 hard: (bits & 1 != 0).then_some(HardState { term: Term(5), vote: PeerId(2), commit: Index(8) }),
                 base: (bits & 2 != 0).then_some(id),
                 snapshot: (bits & 4 != 0).then_some(id),
                 conf: (bits & 8 != 0).then_some(conf),
                 reset: bits & 16 != 0,
+                doubt: Doubt { hard: bits & 64 != 0, tail: bits & 128 != 0 },
+                sound: bits & 256 != 0,
+                fill: bits & 512 != 0 && bits & 32 != 0,
             };
             let entries = (bits & 32 != 0).then_some((Index(9), 2, 48));
             let mut out = vec![0; 1024];
@@ -275,6 +320,8 @@ mod tests {
             assert_eq!((section.group, section.hard), (GroupId(7), parts.hard));
             assert_eq!((section.base, section.snapshot), (parts.base, parts.snapshot));
             assert_eq!((section.conf.as_ref(), section.reset), (parts.conf, parts.reset));
+            assert_eq!((section.doubt, section.sound), (parts.doubt, parts.sound));
+            assert!(section.entries.is_none_or(|entries| entries.fill == parts.fill));
             assert_eq!(section.entries.map(|e| (e.after, e.records, e.run.len())), entries);
             for cut in 0..section.len {
                 assert!(read(&out[..cut]).is_err(), "cut at {cut}");
@@ -292,6 +339,9 @@ mod tests {
             bad[12..16].copy_from_slice(&lie.to_le_bytes());
             assert_eq!(read(&bad), Err(SectionError::Length), "{lie}");
         }
+        out[9] |= 4;
+        assert_eq!(read(&out), Err(SectionError::Flags), "a hole filled with nothing");
+        out[9] = 0;
         out[11] = 1;
         assert_eq!(read(&out), Err(SectionError::Flags));
         let conf = ConfState { witnesses: vec![PeerId(2)], ..conf };

@@ -76,6 +76,8 @@ pub(crate) struct Segment {
     pub(crate) next: u64,
     /// The last batch in it.
     pub(crate) last_lsn: u64,
+    /// Its file is one of the last ones: it is for votes and compactions.
+    pub(crate) reserved: bool,
     /// Its footer is on its way to the disk.
     pub(crate) sealing: bool,
     /// Groups with a run in it.
@@ -93,6 +95,7 @@ impl Segment {
             bytes,
             next: 0,
             last_lsn: 0,
+            reserved: false,
             sealing: false,
             pins: 0,
             mapping: None,
@@ -121,11 +124,27 @@ impl Chain {
         self.segments.back_mut().expect("an open log has an active segment")
     }
 
+    pub(crate) fn get(&self, generation: u32) -> &Segment {
+        let at = self.segments.partition_point(|segment| segment.generation < generation);
+        let segment = &self.segments[at];
+        assert!(segment.generation == generation, "generation {generation} is in use");
+        segment
+    }
+
     pub(crate) fn get_mut(&mut self, generation: u32) -> &mut Segment {
         let at = self.segments.partition_point(|segment| segment.generation < generation);
         let segment = &mut self.segments[at];
         assert!(segment.generation == generation, "generation {generation} is in use");
         segment
+    }
+
+    /// Whether the file of this segment may be mapped: it is sealed, and nothing is on its way to it. So it is if there is
+    /// no such segment any more.
+    pub(crate) fn is_settled(&self, generation: u32, durable: u64) -> bool {
+        let at = self.segments.partition_point(|segment| segment.generation < generation);
+        let segment = self.segments.get(at).filter(|segment| segment.generation == generation);
+        let open = |segment: &Segment| segment.last_lsn > durable || segment.sealing;
+        segment.is_none_or(|segment| generation < self.active().generation && !open(segment))
     }
 
     /// Generation of the oldest segment that any group needs; the active one's if none does.

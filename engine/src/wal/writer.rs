@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Io, Token};
+use ringraft_io::{AlignedBuf, BLOCK_ALIGN, Io, Time, Token};
 use ringraft_raft::{GroupId, Index};
 
 use super::block::{self, Head, Header, Kind, padded_len};
@@ -12,7 +12,7 @@ use super::pool::Pool;
 use super::section::{self, Parts};
 use super::segment::{Chain, Segment};
 use crate::config::Config;
-use crate::error::EngineError;
+use crate::error::{EngineError, Overdue};
 use crate::group::Group;
 
 /// The writing half of the log.
@@ -43,6 +43,8 @@ pub(crate) struct Writer {
     buffers: Vec<AlignedBuf>,
     pub(crate) written_bytes: u64,
     pub(crate) written_batches: u64,
+    /// Damage may have taken groups that nothing tells of: said in every head.
+    pub(crate) groups_lost: bool,
 }
 
 /// The block being filled.
@@ -73,6 +75,7 @@ struct InFlight {
     first: u32,
     generation: u32,
     position: u64,
+    since: Time,
     done: bool,
 }
 
@@ -107,6 +110,7 @@ impl Writer {
             buffers: Vec::new(),
             written_bytes: 0,
             written_batches: 0,
+            groups_lost: false,
         }
     }
 
@@ -220,7 +224,8 @@ impl Writer {
         let body_len = block::HEAD + said().map(|group| section::HEADER + checkpoint(group).len()).sum::<usize>();
         let mut buf = self.buffer(padded_len(body_len));
         let body = &mut buf[block::HEADER..];
-        block::put_head(&Head { previous: previous.into(), footer, segment_bytes: self.segment_bytes }, body);
+        let (segment_bytes, groups_lost) = (self.segment_bytes, self.groups_lost);
+        block::put_head(&Head { previous: previous.into(), footer, segment_bytes, groups_lost }, body);
         let (mut at, mut sections) = (block::HEAD, 0);
         for group in said() {
             at += section::put(group.group, &checkpoint(group), None, &mut body[at..]);
@@ -272,6 +277,7 @@ impl Writer {
             let segment = chain.get_mut(full.generation);
             if segment.file.is_none() {
                 segment.file = pool.take();
+                segment.reserved = pool.is_held();
             }
             let Some(file) = &segment.file else { return };
             assert!(file.bytes == segment.bytes, "the pool gives files of the size asked for");
@@ -291,6 +297,7 @@ impl Writer {
                 first,
                 generation,
                 position: header.position,
+                since: io.now(),
                 done: false,
             });
         }
@@ -325,6 +332,18 @@ impl Writer {
             self.inflight.pop_front();
         }
         Ok((self.durable > before).then_some(self.durable))
+    }
+
+    /// The write that is in flight for longest.
+    pub(crate) fn oldest(&self, chain: &Chain) -> Option<Overdue> {
+        let oldest = self.inflight.iter().filter(|block| !block.done).min_by_key(|block| block.since)?;
+        let file = chain.get(oldest.generation).file.as_ref().expect("it is written to");
+        Some(Overdue { file: file.path.clone(), offset: oldest.position, since: oldest.since })
+    }
+
+    /// Since when.
+    pub(crate) fn oldest_since(&self) -> Option<Time> {
+        self.inflight.iter().filter(|block| !block.done).map(|block| block.since).min()
     }
 
     /// The oldest generation that the durable part of the log needs.
@@ -396,6 +415,8 @@ pub(crate) fn checkpoint(group: &Group) -> Parts<'_> {
         snapshot: group.snapshot,
         conf: Some(&group.conf),
         // Footers do not tell of entries that are gone: what an older one has of this group counts no more.
-        reset: group.runs.last_index().is_none(),
+        reset: group.runs.last_index().is_none() && group.wounded.as_ref().is_none_or(|it| it.islands.is_empty()),
+        doubt: group.doubt(),
+        ..Parts::default()
     }
 }

@@ -2,7 +2,7 @@
 //! the promises of raft are checked (`promises.rs` lists them); in the end, that the cluster comes to rest and serves
 //! (`calm.rs`). What is likely to happen is drawn anew for every seed (`weather.rs`).
 //!
-//! `cargo test -p ringraft-raft --test cluster -- --nocapture` runs 2,000 seeds and shows what came about in them.
+//! `cargo test -p ringraft-raft --test cluster -- --nocapture` runs some 2,000 seeds and shows what came about in them.
 //! `RINGRAFT_SEEDS_TIMES=50` runs fifty times as many, `RINGRAFT_STEPS=20000` makes each of them longer (3,000 steps are
 //! usual), `RINGRAFT_FAILURES_MAX=20` goes on until twenty have failed. A failure names its test and its seed: `RINGRAFT_SEED=123` runs that one alone, and `RINGRAFT_TRACE=1` shows
 //! every message that leaves or arrives. The same seed is the same run.
@@ -43,6 +43,7 @@ fn member_count(seed: u64, spice: Spice) -> u64 {
     match spice {
         Spice::Nothing => [1, 2, 3, 3, 3, 4, 5, 5][dice.below(8)],
         Spice::ConfChanges => [2, 2, 3, 4, 5, 6][dice.below(6)],
+        Spice::Witnesses => [3, 3, 4, 5, 6][dice.below(5)],
         Spice::Priorities => 5,
         Spice::Losses | Spice::Stalls | Spice::Leases | Spice::Etcd => [3, 5][dice.below(2)],
     }
@@ -53,7 +54,7 @@ fn run(seed: u64, spice: Spice, steps: u64) -> Counts {
     for _ in 0..steps {
         world.chaos();
     }
-    if spice == Spice::Stalls {
+    if matches!(spice, Spice::Stalls | Spice::Witnesses) {
         world.go_on_without_one();
     }
     world.settle();
@@ -83,6 +84,12 @@ fn fuzz(first: u64, count: u64, spice: Spice) {
     }
     let rate = sum.steps as f64 / begin.elapsed().as_secs_f64();
     assert_eq!(failed, 0, "seeds of {total} that fail ({spice:?})");
+    let Counts { commits, elections, reads, restarts, snapshots, transfers, replaced, lost, repeated, .. } = sum;
+    let common = [commits, elections, reads, restarts, snapshots, transfers, replaced, lost, repeated];
+    let changes = matches!(spice, Spice::ConfChanges | Spice::Witnesses);
+    let special = [(changes, sum.conf_changes), (spice == Spice::Losses, sum.losses)];
+    let all = common.iter().all(|count| *count > 0) && special.iter().all(|(due, count)| *due == (*count > 0));
+    assert!(all || total < 50, "something never came about in {total} seeds ({spice:?}): {sum:?}");
     println!("{spice:?}: {total} seeds, {rate:.0} steps/s, {sum:?}");
 }
 
@@ -211,6 +218,11 @@ fn differing_priority() {
 #[test]
 fn reads_by_lease() {
     fuzz(60_000, 100, Spice::Leases);
+}
+
+#[test]
+fn voters_without_payloads() {
+    fuzz(65_000, 150, Spice::Witnesses);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! | a leader only appends | [`Promises::check_leader`] |
 //! | leader completeness: a leader has all that was committed in terms before its own | [`Promises::check_leader`] |
 //! | commit: by an entry of the leader's term, which is on the disks of a quorum, in both halves, learners not counted | [`Promises::check_commit`] |
+//! | witnesses: every commit has its payload on the disk of a full voter of each half, and keeps it with the votes; they never stand for election, take over or answer reads, are sent only what a full voter of each half has durably, and nobody becomes one who was none | [`Promises::check_commit`], [`Promises::check_payloads`], [`Promises::check_member`], [`Promises::leaves`], [`Promises::applied`] |
 //! | state machine safety: the same entries and memberships applied everywhere, in order, none that is not committed and durable here | [`Promises::check_commit`], [`Promises::applied`], [`Promises::check_member`] |
 //! | term, commit and applied index never go back, and a term in which something was promised is not forgotten in a restart | [`Promises::check_member`], [`Promises::restarted`] |
 //! | durable before it is said: votes, acknowledgements, a candidate's question | [`Promises::leaves`] |
@@ -25,8 +26,8 @@
 
 use ringraft_raft::confchange::Draft;
 use ringraft_raft::{
-    Body, Compat, ConfChange, ConfState, EntryId, EntryKind, EntryMeta, Index, Message, PeerId, ProgressState, ReadId,
-    Role, Status, Storage, Term,
+    Body, Compat, ConfChange, ConfState, EntryId, EntryKind, EntryMeta, Index, Message, Payloads, PeerId,
+    ProgressState, ReadId, Role, Status, Storage, Term,
 };
 
 use super::place;
@@ -42,8 +43,8 @@ pub(crate) struct Promises {
     /// Every entry seen at an index, by term.
     entries: Vec<Vec<Known>>,
     committed: Vec<Committed>,
-    /// What state machines are after each entry.
-    machines: Vec<u64>,
+    /// What state machines are after each entry; nobody's, if only witnesses have passed it.
+    machines: Vec<Option<u64>>,
     /// Memberships, from which index on.
     confs: Vec<(Index, ConfState)>,
     /// What was committed when each read was asked for.
@@ -73,6 +74,14 @@ struct Known {
     before: Term,
 }
 
+impl Known {
+    /// What a witness knows of it, or anybody else.
+    fn for_a(self, witness: bool) -> Known {
+        let keeps = !witness || self.meta.kind != EntryKind::Normal;
+        if keeps { self } else { Known { meta: self.meta.stripped(), payload: 0, ..self } }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Committed {
     meta: EntryMeta,
@@ -87,6 +96,8 @@ struct Seen {
     status: Status,
     /// It must not fall behind this term, even in a restart.
     promised: Term,
+    /// It has asked for votes in this term.
+    asked: Term,
     /// As leader: how far everybody was.
     matched: [Index; MEMBERS_MAX],
     /// As leader: its last entry when it first began to hand over to each of the others.
@@ -106,6 +117,7 @@ impl Promises {
         let seen = |node: &Node| Seen {
             status: node.raft.status(),
             promised: Term::ZERO,
+            asked: Term::ZERO,
             matched: [Index::ZERO; MEMBERS_MAX],
             handing: [None; MEMBERS_MAX],
             inherited: 0,
@@ -145,6 +157,11 @@ impl Promises {
     /// Changes of membership that were applied.
     pub(crate) fn conf_changes(&self) -> usize {
         self.confs.len() - 1
+    }
+
+    /// The highest term in which a member has asked for votes.
+    pub(crate) fn asked(&self, at: usize) -> Term {
+        self.seen[at].asked
     }
 
     /// The membership as of an index.
@@ -205,6 +222,7 @@ impl Promises {
                 let stands = (node.raft.role(), node.raft.term()) == (Role::Candidate, term);
                 assert!(etcd || !stands || holds(disk, last), "{from} asks with an entry {last} that is not durable");
                 self.promise(at, if etcd { Term::ZERO } else { term });
+                self.seen[at].asked = term.max(self.seen[at].asked);
             }
             Body::AppendAck { index } if index > Index::ZERO => {
                 assert!(disk.hard.term >= term, "{from} acknowledges {index} in {term} before the term is durable");
@@ -222,13 +240,26 @@ impl Promises {
                 let acked = &mut self.book(term).acked[at];
                 *acked = index.max(*acked);
             }
-            Body::Append { prev, last, commit, .. } => {
+            Body::Append { prev, last, commit, payloads } => {
+                let witness = nodes[place(to)].raft.config().witness;
+                assert_eq!(payloads, if witness { Payloads::Stripped } else { Payloads::All });
                 assert_eq!(last.0 - prev.index.0, packet.entries.len() as u64);
                 assert!(commit <= node.raft.commit(), "{from} tells of a commit {commit} that it does not know of");
                 let size: u64 = packet.entries.iter().map(|(meta, _)| meta.encoded_size()).sum();
                 let limit = node.raft.config().message_size_max;
                 assert!(etcd || packet.entries.len() == 1 || size <= limit, "{size} bytes in one message");
-                self.check_append(prev, &packet.entries);
+                self.check_append(prev, &packet.entries, witness);
+                if let (true, Some((meta, _))) = (witness, packet.entries.last()) {
+                    let id = EntryId { term: meta.term, index: last };
+                    let full = |id: &PeerId| !nodes[place(*id)].raft.config().witness;
+                    let held = |half: &[PeerId]| {
+                        half.is_empty()
+                            || half.iter().any(|voter| full(voter) && holds(&nodes[place(*voter)].disk.log, id))
+                    };
+                    let conf = self.conf_as_of(node.conf_at);
+                    let held = holds(disk, id) && held(&conf.voters) && held(&conf.voters_outgoing);
+                    assert!(held, "witness {to} gets {id}, which no full voter has durably");
+                }
             }
             Body::Heartbeat { commit, .. } => {
                 let acked = self.book(term).acked[place(to)];
@@ -237,10 +268,13 @@ impl Promises {
             Body::Snapshot { at: index, .. } => {
                 let image = packet.snapshot.as_ref().expect("a snapshot");
                 assert!(image.at >= index && image.at.index <= self.committed());
-                assert_eq!(image.hash, self.machines[slot(image.at.index)], "the snapshot at {}", image.at);
+                let hash = self.machines[slot(image.at.index)];
+                let witness = nodes[place(to)].raft.config().witness;
+                assert!(witness || hash == Some(image.hash), "the snapshot at {}", image.at);
             }
             Body::ReadIndexReply { id, index } => self.check_read(id, index),
             Body::TimeoutNow => {
+                assert!(!nodes[place(to)].raft.config().witness, "witness {to} shall take over");
                 let last = self.seen[at].handing[place(to)].expect("a hand-over to this member");
                 let target = &nodes[place(to)];
                 let holds = target.disk.log.last_index().max(self.seen[place(to)].lost_to) >= last;
@@ -271,12 +305,13 @@ impl Promises {
     }
 
     /// An append names entries that are in the leader's log.
-    fn check_append(&mut self, prev: EntryId, entries: &[(EntryMeta, Payload)]) {
+    fn check_append(&mut self, prev: EntryId, entries: &[(EntryMeta, Payload)], witness: bool) {
         let mut before = prev;
         for (meta, payload) in entries {
             let index = before.index.next();
-            let known = Known { meta: *meta, payload: *payload, before: before.term };
-            let is_known = self.entries.get(slot(index)).is_some_and(|list| list.contains(&known));
+            let sent = Known { meta: *meta, payload: *payload, before: before.term };
+            let is_sent = |known: &Known| known.for_a(witness) == sent;
+            let is_known = self.entries.get(slot(index)).is_some_and(|list| list.iter().any(is_sent));
             assert!(is_known, "entry {index} of term {} is in no leader's log", meta.term);
             before = EntryId { term: meta.term, index };
         }
@@ -308,7 +343,9 @@ impl Promises {
             node.touch(node.cache_base().next());
         }
         let changed = node.changed.take();
+        let witness = node.raft.config().witness;
         for read in node.reads.drain(..) {
+            assert!(!witness, "a witness answers the read {}", read.id);
             self.check_read(read.id, read.index);
             self.served += 1;
         }
@@ -343,8 +380,11 @@ impl Promises {
             assert_eq!(node.raft.meta(index), Ok(meta), "entry {index} of {id} is the one staged");
             let known = Known { meta, payload, before };
             let list = &mut self.entries[slot(index)];
+            let witness = node.raft.config().witness;
             match list.iter().find(|other| other.meta.term == meta.term) {
-                Some(other) => assert_eq!(*other, known, "entry {index} of term {} exists twice", meta.term),
+                Some(other) => {
+                    assert_eq!(other.for_a(witness), known, "entry {index} of term {} exists twice", meta.term);
+                }
                 None => list.push(known),
             }
             assert!(before <= meta.term, "terms go back at {index} of {id}");
@@ -381,6 +421,7 @@ impl Promises {
         let stood = (before.role, before.term) == (role, term);
         let conf = self.conf_as_of(node.conf_at).clone();
         assert_eq!(node.raft.conf_state(), &conf, "the membership of {id} as of {}", node.conf_at);
+        assert!(!node.raft.config().witness || role == Role::Follower, "witness {id} is {role:?}");
         if stands && !stood {
             let votes = conf.voters.contains(&id) || conf.voters_outgoing.contains(&id);
             assert!(votes || self.seen[place(id)].stands_in, "{id} stands for election, and is no voter");
@@ -397,7 +438,9 @@ impl Promises {
         let known = self.committed();
         for index in (from.0 + 1..=status.commit.0).map(Index) {
             let (meta, payload) = node.entry(index);
+            let witness = node.raft.config().witness && meta.kind == EntryKind::Normal;
             match self.committed.get(slot(index)) {
+                Some(known) if witness => assert_eq!(known.meta.stripped(), meta, "entry {index} of {}", status.id),
                 Some(known) => {
                     let same = (known.meta, known.payload) == (meta, payload);
                     assert!(same, "committed entry {index} is {known:?}, and {meta:?} {payload} on {}", status.id);
@@ -416,6 +459,25 @@ impl Promises {
             let held = |id: PeerId| holds(&nodes[place(id)].disk.log, last);
             let quorum = is_quorum(self.conf_as_of(node.conf_at), held);
             assert!(quorum, "{} commits {last}, which is not on the disks of a quorum", status.id);
+            self.check_payloads(nodes, self.conf_as_of(node.conf_at), known);
+        }
+    }
+
+    /// In each half of this membership, some full voter has the payload of every entry committed after `after`.
+    fn check_payloads(&self, nodes: &[Node], conf: &ConfState, after: Index) {
+        if conf.witnesses.is_empty() {
+            return;
+        }
+        for index in (after.0 + 1..=self.committed().0).map(Index) {
+            let known = &self.committed[slot(index)];
+            let has = |id: &PeerId| {
+                let disk = &nodes[place(*id)].disk;
+                let kept = |at: u64| disk.payloads.get(usize::try_from(at).unwrap()) == Some(&known.payload);
+                let held = disk.log.meta(index) == Ok(known.meta) && kept(index.0 - disk.log.base.index.0 - 1);
+                !conf.is_witness(*id) && (held || index <= disk.image.at.index)
+            };
+            let half = |voters: &[PeerId]| voters.is_empty() || voters.iter().any(has);
+            assert!(half(&conf.voters) && half(&conf.voters_outgoing), "nobody of {conf:?} has entry {index} whole");
         }
     }
 
@@ -449,6 +511,7 @@ impl Promises {
             self.check_proposal(node, status, first);
         }
         if status.transferee != PeerId::ZERO {
+            assert!(!nodes[place(status.transferee)].raft.config().witness, "{id} hands over to a witness");
             self.seen[at].handing[place(status.transferee)].get_or_insert(last.index);
         }
         for (peer, _) in node.raft.progress_all() {
@@ -525,31 +588,47 @@ impl Promises {
     /// A member applies an entry.
     pub(crate) fn applied(
         &mut self,
-        node: &Node,
-        index: Index,
-        meta: EntryMeta,
-        payload: Payload,
+        nodes: &[Node],
+        at: usize,
+        applied: (Index, EntryMeta, Payload),
         change: &ConfChange,
     ) {
-        let id = node.raft.id();
-        let known = self.committed.get(slot(index)).map(|known| (known.meta, known.payload));
-        assert_eq!(known, Some((meta, payload)), "{id} applies {index}");
+        let (node, (index, meta, payload)) = (&nodes[at], applied);
+        let (id, witness) = (node.raft.id(), node.raft.config().witness);
+        let known = self.committed[slot(index)];
+        let known = Known { meta: known.meta, payload: known.payload, before: Term::ZERO }.for_a(witness);
+        assert_eq!((known.meta, known.payload), (meta, payload), "{id} applies {index}");
         if meta.kind != EntryKind::Normal {
             // Who is removed and added again is new.
             self.seen[place(id)].matched = [Index::ZERO; MEMBERS_MAX];
         }
         if self.machines.len() == slot(index) {
-            self.machines.push(node.machine.hash);
+            self.machines.push(None);
             if meta.kind != EntryKind::Normal {
                 let before = &self.confs.last().expect("the first").1;
                 if let Ok(draft) = Draft::change(before, change) {
                     assert!(quorums_meet(before, draft.conf()), "from {before:?} to {:?}", draft.conf());
+                    self.check_takers(nodes, draft.conf());
+                    for id in draft.conf().lists().into_iter().flatten() {
+                        let witness = nodes[place(*id)].raft.config().witness;
+                        assert_eq!(draft.conf().is_witness(*id), witness, "{:?} takes {id} for another", draft.conf());
+                    }
                     self.confs.push((index, draft.conf().clone()));
                 }
             }
         }
-        assert_eq!(self.machines[slot(index)], node.machine.hash, "state machines differ at {index}");
+        if !witness {
+            let hash = *self.machines[slot(index)].get_or_insert(node.machine.hash);
+            assert_eq!(hash, node.machine.hash, "state machines differ at {index}");
+        }
         assert_eq!(*self.conf_as_of(index), node.machine.conf, "memberships differ at {index}");
+    }
+
+    /// A membership takes effect: whoever can be elected by those who vote now, or until now, has everything.
+    fn check_takers(&self, nodes: &[Node], conf: &ConfState) {
+        let half = if conf.voters_outgoing.is_empty() { &conf.voters } else { &conf.voters_outgoing };
+        let voting = ConfState { voters: half.clone(), voters_outgoing: Vec::new(), ..conf.clone() };
+        self.check_payloads(nodes, &voting, Index::ZERO);
     }
 
     /// A member has started again.

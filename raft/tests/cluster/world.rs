@@ -28,6 +28,8 @@ pub(crate) enum Spice {
     Stalls,
     /// Reads trust leases, and clocks go alike everywhere.
     Leases,
+    /// Some voters keep no payloads; members come and go, too.
+    Witnesses,
     /// Everybody plays by etcd's rules.
     Etcd,
 }
@@ -95,15 +97,30 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Members 1 to `count`, which vote; with changes of membership only some of them do, and one more may be added.
+    /// Members 1 to `count`, which vote; with changes of membership only some of them do, and others may be added. The
+    /// last of them may be witnesses.
     pub(crate) fn new(seed: u64, count: u64, spice: Spice) -> World {
         let mut dice = Dice(seed);
+        let witnesses = match spice {
+            Spice::Witnesses if count == 3 => 1 + dice.roll() % 2,
+            Spice::Witnesses => 1 + dice.roll() % (count / 2),
+            _ => 0,
+        };
+        let witness_from = count + 1 - witnesses;
         let conf = match spice {
             Spice::ConfChanges => {
                 let votes = 1 + dice.roll() % count;
                 let learners = votes + dice.roll() % (count + 1 - votes);
                 let learners = (votes + 1..=learners).map(PeerId).collect();
                 ConfState { learners, ..voters(votes) }
+            }
+            Spice::Witnesses => {
+                let is_full = |id: &PeerId| id.0 < witness_from;
+                let (voters, rest): (Vec<_>, Vec<_>) =
+                    (1..=count).map(PeerId).partition(|id| id.0 == 1 || !dice.one_in(6));
+                let learners: Vec<_> = rest.into_iter().filter(|id| is_full(id) && dice.one_in(2)).collect();
+                let witnesses = voters.iter().copied().filter(|id| !is_full(id)).collect();
+                ConfState { voters, learners, witnesses, ..ConfState::default() }
             }
             _ => voters(count),
         };
@@ -119,6 +136,8 @@ impl World {
                 let config = Config {
                     seed: dice.roll(),
                     election_ticks,
+                    // A witness that hears of something late hears of it with the next heartbeat.
+                    heartbeat_ticks: if spice == Spice::Witnesses && election_ticks > 3 { 2 } else { 1 },
                     priority: if spice == Spice::Priorities { u8::try_from(id % 5).unwrap() } else { PRIORITY_MAX },
                     message_size_max: [0, 100, 1000][dice.below(3)],
                     inflight_count_max: 1 + dice.below(5),
@@ -129,6 +148,7 @@ impl World {
                     check_quorum,
                     read_policy: if spice == Spice::Leases { ReadPolicy::Lease } else { ReadPolicy::Quorum },
                     step_down_on_removal: !dice.one_in(3),
+                    witness: id >= witness_from,
                     compat,
                     ..Config::new(PeerId(id))
                 };
@@ -187,7 +207,8 @@ impl World {
         }
     }
 
-    fn is_busy(&self, at: usize) -> bool {
+    /// Whether there is anything that this member could do by itself.
+    pub(crate) fn is_busy(&self, at: usize) -> bool {
         let node = &self.nodes[at];
         node.raft.has_ready() || node.has_apply() || node.has_write() && !self.stalled[at]
     }
@@ -232,6 +253,15 @@ impl World {
             Event::ForgetLeader => self.act(at, |node, _| _ = node.raft.forget_leader()),
             Event::Lose => self.lose(at),
             Event::Stall => self.stalled[at] = !self.stalled[at],
+            Event::Tune => {
+                let peer = self.anybody();
+                let (count, size) = (self.dice.below(6), self.dice.roll() % 1001);
+                self.act(at, |node, _| match count {
+                    0 => node.raft.shrink(),
+                    // None, or not more than everybody may have: the promises know no other limits.
+                    _ => node.raft.set_peer_window(peer, (count - 1).min(node.raft.config().inflight_count_max), size),
+                });
+            }
             Event::Deliver | Event::Ready | Event::Write | Event::Apply => unreachable!("daily work"),
         }
     }
@@ -305,7 +335,7 @@ impl World {
             let node = &mut nodes[at];
             let (index, meta, payload, is_last) = node.apply_one(changes).expect("a lot");
             let leave = ConfChange::leave_joint();
-            promises.applied(node, index, meta, payload, changes.get(&payload).unwrap_or(&leave));
+            promises.applied(nodes, at, (index, meta, payload), changes.get(&payload).unwrap_or(&leave));
             last = is_last;
             self.act(at, |node, _| {
                 if last {
@@ -442,10 +472,13 @@ impl World {
     // The disks.
 
     pub(crate) fn restart(&mut self, at: usize) {
-        // By etcd's rules a candidate asks before its term is durable. One that crashes then may ask in the same term
-        // again with a shorter log, and be elected by answers to its first question: what it has begun to write is on
-        // its disk when this one crashes.
-        let asks = self.spice == Spice::Etcd && self.nodes[at].raft.role() == Role::Candidate;
+        // By etcd's rules a candidate asks before its term is durable. One that crashes then, or later as a leader or in
+        // a newer term, may ask in the same term again with a shorter log, and be elected by answers to its first
+        // question: what it has to write is on its disk when this one crashes.
+        let asks = self.promises.asked(at) > self.nodes[at].disk.log.hard.term;
+        if asks && self.nodes[at].raft.has_ready() {
+            self.take_ready(at);
+        }
         let writes = self.nodes[at].write_count();
         let kept = if asks { writes } else { self.dice.below(writes + 1) };
         self.nodes[at].restart_after(kept);
@@ -508,8 +541,12 @@ impl World {
         let count = if self.dice.one_in(2) { 1 } else { 1 + self.dice.below(3) };
         let op = |world: &mut World| {
             let id = if world.dice.one_in(4) { PeerId(at as u64 + 1) } else { world.anybody() };
+            // Sometimes a member is asked to become what its log is not.
+            let mistaken = world.spice == Spice::Witnesses && world.is_member_of(at, id) && world.dice.one_in(20);
+            let witness = world.nodes[place(id)].raft.config().witness != mistaken;
             match world.dice.below(5) {
                 0 => ConfChangeOp::Remove(id),
+                _ if witness => ConfChangeOp::AddWitness(id),
                 1 => ConfChangeOp::AddLearner(id),
                 _ => ConfChangeOp::AddVoter(id),
             }
@@ -535,8 +572,22 @@ impl World {
 
     // Questions.
 
+    /// Whether a member takes another one for a member.
+    fn is_member_of(&self, at: usize, id: PeerId) -> bool {
+        self.nodes[at].raft.conf_state().lists().into_iter().any(|list| list.contains(&id))
+    }
+
+    /// The network is whole, no disk hangs, and windows are open.
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
+        self.stalled.fill(false);
+        let members = self.nodes.len();
+        for (at, id) in (0..members).flat_map(|at| (1..=members as u64).map(move |id| (at, PeerId(id)))) {
+            let Config { inflight_count_max, inflight_size_max, .. } = *self.nodes[at].raft.config();
+            if self.spice == Spice::Nothing {
+                self.act(at, |node, _| node.raft.set_peer_window(id, inflight_count_max, inflight_size_max));
+            }
+        }
     }
 
     /// Nobody hears this member, nor it anybody.

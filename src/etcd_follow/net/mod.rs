@@ -8,6 +8,8 @@ mod dial;
 mod inbox;
 mod peer;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::collections::BTreeMap;
