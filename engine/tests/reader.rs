@@ -249,6 +249,7 @@ impl<'a> Reader<'a> {
         }
         let good = (1..=3).contains(&u16_at(bytes, 6))
             && u64_at(bytes, 32) == position as u64
+            && [LSN, DURABLE, EPOCH].iter().all(|at| u64_at(bytes, *at) < 1 << 62)
             && (1..u64::from(u32::MAX)).contains(&u64_at(bytes, GENERATION));
         let len = (80 + u32_at(bytes, 64) as usize).next_multiple_of(4096);
         bytes.get(..len).filter(|_| good).ok_or(NOTHING)

@@ -4,6 +4,7 @@ mod cli;
 mod crash;
 mod io;
 mod load;
+mod rot;
 
 use std::path::{Path, PathBuf};
 

@@ -52,8 +52,9 @@ pub(crate) fn flip(world: &World, node: ProcessId, rng: &mut Rng) -> u64 {
     for dir in dirs {
         let blocks = blocks(world, node, &dir);
         let mark = blocks.iter().map(|block| block.durable).max().unwrap_or_default();
-        // Those that carry the mark have higher numbers. A head comes behind the batch whose number it has.
-        let old = |block: &&Block| block.lsn < mark || block.lsn == mark && block.is_batch;
+        // Those that carry the mark have higher numbers. A head comes behind the batch whose number it has, and counts as
+        // durable only if whole batches behind it say so: the one with the highest mark may be torn.
+        let old = |block: &&Block| block.lsn + 4 <= mark || block.lsn <= mark && block.is_batch;
         let old: Vec<&Block> = blocks.iter().filter(old).collect();
         let times = rng.between(1, 3);
         for _ in 0..times {
