@@ -8,6 +8,7 @@ mod io;
 mod kv;
 mod local;
 mod log;
+mod log_bench;
 mod serve;
 
 use std::io::Write;
@@ -43,7 +44,7 @@ enum Command {
     Bench(bench::Arguments),
     /// Run a cluster on this machine until interrupted, and print its endpoints.
     Dev(dev::Arguments),
-    /// Look at a node's log: check, stats, dump. Also while the node runs.
+    /// Look at a node's log: check, stats, dump; also while the node runs. Or measure the log engine: bench.
     Log(log::Arguments),
     EtcdFollow(etcd_follow::Arguments),
     /// Tell whether a node can run here, what to do where something is in its way, and what latency and rate to expect of

@@ -1,10 +1,10 @@
-//! `ringraft doctor` as a person uses it.
+//! `ringraft doctor` and `ringraft log bench` as a person uses them.
 
 use serde_json::Value;
 
 use super::cli::{files, run, text};
 use super::io::without_io_uring;
-use super::{program, run_dir};
+use super::{io_kind, program, run_dir};
 
 fn json(bytes: &[u8]) -> Vec<Value> {
     text(bytes).lines().map(|line| serde_json::from_str(line).expect(line)).collect()
@@ -63,4 +63,32 @@ fn the_doctor_says_what_helps_where_io_uring_is_forbidden() {
     assert_eq!(check["state"], "warn");
     assert!(check["cure"].as_str().unwrap().contains("run with a profile that allows io_uring_setup"), "{check}");
     assert!(report["expected"]["put_us"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_log_is_measured_and_leaves_nothing() {
+    let dir = run_dir("log-bench");
+    let at = dir.path().to_str().unwrap();
+    let output = run(&["log", "bench", at, "--duration", "1s", "--batch", "1,8", "--depth", "1,64", "--json", "-"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report = json(&output.stdout).remove(0);
+    assert_eq!(report["io"], io_kind().to_string());
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        let number = |name: &str| row[name].as_f64().unwrap();
+        assert!(number("appends") > 0.0 && number("p50_us") > 0.0 && number("max_us") >= number("p99_us"), "{row}");
+        // A compaction, every 2048 appends at the most, may take a write of its own.
+        assert!(number("writes") <= 1.01 * number("appends") + 4.0, "no append takes two writes here: {row}");
+        if number("depth") == 1.0 {
+            // One after the other: the slowest took at least the share of each.
+            assert!(number("max_us") * number("appends_per_s") > 0.9e6, "{row}");
+        }
+        assert!(number("depth") == 1.0 || number("writes") < number("appends"), "appends share writes: {row}");
+    }
+    assert!(files(dir.path()).is_empty());
+
+    let large = run(&["log", "bench", at, "--size", "1048576", "--batch", "1000"]);
+    assert_eq!(large.status.code(), Some(1));
+    assert!(text(&large.stderr).contains("--batch 1000"), "{}", text(&large.stderr));
 }
