@@ -15,6 +15,9 @@ pub mod client;
 pub mod config;
 pub mod doctor;
 pub mod etcd_follow;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kv;
 pub mod machine;
 pub mod node;

@@ -491,7 +491,7 @@ impl Engine {
     }
 
     /// Lays out what a group has to say, as sections of the open batch and, if it is much, of further ones.
-    fn lay_out(&mut self, log: &mut GroupLog, hard: bool, reset: bool) {
+    pub(crate) fn lay_out(&mut self, log: &mut GroupLog, hard: bool, reset: bool) {
         let group = &self.groups[log.slot];
         let said = group.said;
         let mut parts = Parts {

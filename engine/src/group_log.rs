@@ -160,6 +160,12 @@ impl GroupLog {
     }
 
     /// Forgets the entries up to `base`.
+    /// Whether entries are staged that no append has taken yet.
+    #[must_use]
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     pub(crate) fn forget_upto(&mut self, base: EntryId) {
         self.base = base;
         self.entries.forget_upto(base.index);

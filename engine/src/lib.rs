@@ -18,6 +18,9 @@ pub mod blocking;
 mod config;
 mod engine;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod group_log;
 pub mod inspect;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use ringraft_raft::record::{Record, Records};
-use ringraft_raft::{GroupId, HardState, Index, Storage, Term};
+use ringraft_raft::{GroupId, HardState, Index, PeerId, Storage, Term};
 
 use crate::engine::{BatchNo, Engine};
-use crate::error::RepairError;
+use crate::error::{EngineError, RepairError};
 use crate::group::{Pins, Run, Runs};
 use crate::group_log::{GroupLog, Meta, Unsaid};
 use crate::wal::section::Parts;
@@ -104,6 +104,45 @@ impl Engine {
         let (hard, snapshot, conf) = (Some(log.hard), log.snapshot, log.conf.clone());
         let parts = Parts { hard, snapshot, conf: Some(&conf), sound: true, ..Parts::default() };
         self.put_parts(log, &parts);
+        Ok(BatchNo(self.writer.last_lsn()))
+    }
+
+    /// Gives up what lies at and behind a group's first hole: the log ends before it, here at once, and on the disk its
+    /// end is in doubt with the batch whose number is given. For who gets it all again from a leader, by appending, rather
+    /// than by [repair](Engine::repair). The term is at least that of the last entry left.
+    ///
+    /// # Errors
+    /// As [`Engine::append`]; nothing was given up.
+    ///
+    /// # Panics
+    /// If something is staged.
+    pub fn cut_at_hole(&mut self, log: &mut GroupLog) -> Result<BatchNo, EngineError> {
+        self.alive()?;
+        assert!(log.staged.is_empty(), "nothing is staged behind a hole");
+        self.room_for_votes()?;
+        let group = &mut self.groups[log.slot];
+        let before = group.runs.cached_bytes();
+        if let Some(wounded) = &mut group.wounded
+            && let Some(hole) = wounded.told.holes.first()
+        {
+            let first = hole.first;
+            wounded.told.holes.clear();
+            wounded.told.tail_lost = true;
+            wounded.islands.drain(..).for_each(|mut island| island.runs.clear(&mut self.chain));
+            if first <= log.last_index() {
+                log.entries_mut().replace_from(first);
+                group.runs.truncate(first, log.entries(), &mut self.chain);
+            }
+        }
+        self.cached_bytes = self.cached_bytes - before + group.runs.cached_bytes();
+        let last = log.last_index();
+        log.hard.commit = log.hard.commit.min(last).max(log.base.index);
+        let term = log.term(last).expect("within the log");
+        if log.hard.term < term {
+            (log.hard.term, log.hard.vote) = (term, PeerId::ZERO);
+        }
+        // What is given up keeps no segment any more: from now on only the doubt tells that there was something.
+        self.lay_out(log, true, false);
         Ok(BatchNo(self.writer.last_lsn()))
     }
 

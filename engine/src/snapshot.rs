@@ -351,7 +351,9 @@ fn read_header(bytes: &[u8], log_id: u64) -> Result<(SnapshotName, ConfState, u3
     let end = HEADER + 8 * counts.iter().sum::<usize>();
     let whole = bytes.get(..end).ok_or(SnapshotError::Short { offset: 0 })?;
     let crc = u32_at(header, 56);
-    let known = flags & !(AUTO_LEAVE | WITNESSES) == 0 && (flags & WITNESSES != 0) == (witnesses != 0);
+    let known = flags & !(AUTO_LEAVE | WITNESSES) == 0
+        && (flags & WITNESSES != 0) == (witnesses != 0)
+        && counts.iter().sum::<usize>() <= MEMBERS_MAX;
     if header_checksum(whole) != crc || !known || u32_at(header, 60) != 0 {
         return Err(SnapshotError::Header);
     }

@@ -61,8 +61,10 @@ pub enum HoleReason {
 /// 1. if `hard_state_lost` or `tail_lost`: every other voter has been heard since this start, and the group's term is
 ///    not below any of theirs (nobody whom it may have given its vote had a lower one); then
 /// 2. its log agrees with that of a leader of such a term up to that leader's last entry at a moment after 1, by
-///    [`repair`](crate::Engine::repair), by appending what the leader sends, or by a snapshot; then
-/// 3. [`heal`](crate::Engine::heal) is durable.
+///    [`repair`](crate::Engine::repair), by appending what the leader sends (from a
+///    [cut](crate::Engine::cut_at_hole) on), or by a snapshot. With a leader that does not count old acknowledgements
+///    any more, its read index is as good as its last entry; and from 1 on acknowledgements to it are true; then
+/// 3. [`heal`](crate::Engine::heal) is durable, with a vote for that leader.
 ///
 /// A group whose only wounds are known holes keeps its promises: it may vote and acknowledge (it knows the terms), but
 /// not lead before they are repaired. A group of one member has nobody to ask: it stays closed until an operator

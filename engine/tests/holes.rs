@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use ringraft_engine::{BlockError, Config, Engine, EngineError, HoleReason, Reason, RepairError, Wounds, Write};
+use ringraft_engine::{
+    BlockError, Config, Engine, EngineError, GroupLog, HoleReason, Reason, RepairError, Wounds, Write,
+};
 use ringraft_raft::{GroupId, HardState, Index, Storage, Term};
 
 use crate::crash::{self, Before, Dice};
@@ -463,4 +465,88 @@ fn damage_found_by_reading_is_mended() {
     let mut rig = Rig::open(rig.world.files, rig.config).unwrap();
     assert!(rig.report.footers > 2, "{:?}", rig.report);
     assert_eq!(rig.found().unwrap(), found);
+}
+
+/// Who takes everything behind a hole from a leader cuts the log there. From then on no segment is kept for what was
+/// given up, so the doubt must stand in the log before any other batch does.
+#[test]
+fn a_log_cut_at_a_hole_stays_in_doubt_until_it_is_healed() {
+    ROT.set(true);
+    let rig = sample();
+    let config = Config { open_with_holes: true, ..rig.config.clone() };
+    let mut cuts = 0;
+    for (path, bytes) in &rig.world.files {
+        for at in (0..bytes.len()).step_by(4096) {
+            let mut files = rig.world.files.clone();
+            spoil(&mut files.get_mut(path).unwrap()[at..at + 4096], 0);
+            let what = format!("{path:?} at {at}");
+            let Ok(mut bad) = Rig::open(files, config.clone()) else { panic!("{what}") };
+            let told: Vec<u64> = bad.logs.keys().copied().filter(|group| wounds(&bad, *group).is_some()).collect();
+            for group in &told {
+                let holes = !wounds(&bad, *group).unwrap().holes.is_empty();
+                let log = bad.logs.get_mut(group).unwrap();
+                bad.engine.cut_at_hole(log).unwrap();
+                let told = bad.engine.wounds(GroupId(*group)).unwrap();
+                assert!(told.silence() && told.holes.is_empty() && told.tail_lost >= holes, "{what}: {told:?}");
+                cuts += u64::from(holes);
+            }
+            // What others write from now on may let go of segments.
+            for _ in 0..20 {
+                bad.ensure(7);
+                let log = bad.logs.get_mut(&7).unwrap();
+                bad.engine.append(log, Write { hard_state: Some(vote(log)), ..Write::default() }).unwrap();
+                bad.settle();
+            }
+            let mut again = Rig::open(bad.world.files, config.clone()).unwrap();
+            for group in &told {
+                assert!(
+                    wounds(&again, *group).is_some_and(Wounds::silence),
+                    "{what}: group {group} is in no doubt any more"
+                );
+            }
+            // What a leader sends, and its word that this is all.
+            for group in rig.said.keys().copied().chain([7]) {
+                again.ensure(group);
+                let log = again.logs.get_mut(&group).unwrap();
+                if again.engine.wounds(GroupId(group)).is_none() {
+                    continue;
+                }
+                again.engine.cut_at_hole(log).unwrap();
+                let Some(model) = rig.said.get(&group) else {
+                    again.engine.heal(log, log.hard_state()).unwrap();
+                    continue;
+                };
+                if log.last_index() < model.base.index {
+                    log.set_snapshot(model.base, model.conf.clone());
+                    again.engine.reset(log, model.base).unwrap();
+                }
+                let last = log.last_index().0;
+                if last < model.last() {
+                    let known = usize::try_from(last - model.base.index.0).unwrap();
+                    log.stage(Index(last + 1), run(group, last + 1, &model.entries[known..])).unwrap();
+                    let entries = (Index(last), Index(model.last()));
+                    again.engine.append(log, Write { entries, ..Write::default() }).unwrap();
+                }
+                let term = model.hard.term.max(log.hard_state().term);
+                again.engine.heal(log, HardState { term, ..model.hard }).unwrap();
+            }
+            again.engine.forget_lost_groups();
+            again.settle();
+            let mut whole = Rig::open(again.world.files, config.clone()).unwrap();
+            let still: Vec<_> = whole.logs.keys().filter_map(|group| Some((*group, wounds(&whole, *group)?))).collect();
+            assert!(still.is_empty(), "{what}: {still:?} {:?}", whole.report);
+            let found = whole.found().unwrap();
+            for (group, model) in &rig.said {
+                // A compaction may be forgotten.
+                let more = usize::try_from(model.base.index.0 - found[group].base.index.0).unwrap();
+                assert_eq!(found[group].entries[more..], model.entries[..], "{what}: group {group}");
+            }
+        }
+    }
+    assert!(cuts > 10, "{cuts} logs with holes");
+}
+
+fn vote(log: &GroupLog) -> HardState {
+    let hard = log.hard_state();
+    HardState { term: Term(hard.term.0 + 1), ..hard }
 }

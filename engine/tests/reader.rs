@@ -78,15 +78,14 @@ pub(crate) fn read(files: &[(&str, &[u8])], id: u64) -> Result<Log, String> {
     for (at, bytes) in reader.files.clone().into_iter().enumerate() {
         match reader.header(bytes, 0) {
             Ok(head) if u16_at(head, 6) == 1 => {
-                if u64_at(bytes, 80 + 16) != bytes.len() as u64 {
-                    return Err("resized".into());
-                }
                 let now =
                     At { generation: u64_at(head, GENERATION), position: 0, lsn: 0, epoch: 0, first: 0, durable: 0 };
                 let next = reader.header(bytes, head.len()).ok();
                 let newer = next.is_some_and(|next| u64_at(next, GENERATION) > now.generation);
                 if newer || reader.block(&now, bytes, 1).is_err() {
                     reader.search(bytes, 0);
+                } else if u64_at(bytes, 80 + 16) != bytes.len() as u64 {
+                    return Err("resized".into());
                 } else if heads.insert(now.generation, at).is_some() {
                     return Err("duplicate".into());
                 }
@@ -250,6 +249,7 @@ impl<'a> Reader<'a> {
         }
         let good = (1..=3).contains(&u16_at(bytes, 6))
             && u64_at(bytes, 32) == position as u64
+            && [LSN, DURABLE, EPOCH].iter().all(|at| u64_at(bytes, *at) < 1 << 62)
             && (1..u64::from(u32::MAX)).contains(&u64_at(bytes, GENERATION));
         let len = (80 + u32_at(bytes, 64) as usize).next_multiple_of(4096);
         bytes.get(..len).filter(|_| good).ok_or(NOTHING)

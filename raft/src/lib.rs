@@ -60,11 +60,11 @@
 //!
 //! Where our rules differ from those of etcd's raft, [`Config::compat`] gives etcd's, so that recordings of it replay
 //! byte for byte (`tests/traces.rs`): every message when it is asked for, not merged with others; every append answered,
-//! and every answer after a sync; no hand-over before a leader goes; nobody who stands in for voters that count on a vote which is gone; refused
-//! changes of membership as empty entries, and those that do not fit found out when they are applied; probes without entries
-//! as often as somebody asks; not a word on what a role leaves unfinished; snapshots that do not name us ignored; lost
-//! tails not mended; reads of a lone voter, and under a lease, at once. What etcd logs comes as [`Event`]s, if
-//! [`Raft::observe`] gave a listener; without one no event is even made.
+//! and every answer after a sync; no hand-over before a leader goes; nobody who stands in for voters that count on a vote
+//! which is gone; refused changes of membership as empty entries, and those that do not fit found out when they are
+//! applied; probes without entries as often as somebody asks; not a word on what a role leaves unfinished; snapshots that
+//! do not name us ignored; lost tails not mended; reads of a lone voter, and under a lease, at once. What etcd logs comes
+//! as [`Event`]s, if [`Raft::observe`] gave a listener; without one no event is even made.
 //!
 //! # Where it differs, and what shows it
 //!
@@ -85,6 +85,7 @@
 //! | 10 | A transfer to a voter that has not applied its promotion is ignored there. | It is ignored, and told again with every heartbeat that the target answers, until the transfer's time is over. | [`Raft::transfer_leader`] | `doors::a_target_that_does_not_know_of_its_vote_yet_is_told_again`, `witness_changes.txt` |
 //! | 11 | Deferred reads outlive a role, others vanish with it; nobody is told. | All are given up with the role, and told to whoever asked; so are entries that are not settled, and transfers. | [`Ready::reads_lost`], [`Ready::stepped_down`], [`Ready::transfers_ended`], [`Body::ReadIndexReject`] | `doors::what_a_leader_leaves_unfinished`, `doors::how_transfers_end`, `doors::a_read_that_is_not_taken_is_rejected_to_who_asked` |
 //! | 12 | No witnesses, priorities, rest for idle groups, quorums of other sizes. | [Witnesses](witness), priorities, and groups that sleep until they are due. Heartbeats of many groups are merged by whoever sends frames. Quorums are majorities: of other sizes there are none. | [`witness`], [`Config::priority`], [`Raft::ticks_until_due`], [`Raft::shrink`] | `witness::two_and_a_witness`, `cluster::who_has_the_highest_priority_leads`, `ticks::a_member_that_sleeps_until_it_is_due_misses_nothing`, `cost::an_idle_member_of_three_takes_less_than_a_kibibyte` |
+
 #![forbid(unsafe_code)]
 
 mod bootstrap;

@@ -34,8 +34,9 @@
 //!
 //! *Rule 2 is for going on.* It is not needed for safety: if a witness had an entry that the leader loses in a crash,
 //! the witness would refuse to elect it, and with the other full voter away nobody could be elected though a majority
-//! is there. It costs a witness's acknowledgement a sync of the leader's ahead of it, in a group in which everybody is
-//! well nobody waits for that: the full voters are the faster quorum, and commits have two payloads.
+//! is there. It costs a witness's acknowledgement a sync of the leader's ahead of it. With one witness to two or three full
+//! voters nobody waits for that while everybody is well: the full voters are a quorum, the faster one, and commits have
+//! two payloads.
 //!
 //! # What it costs
 //!

@@ -39,10 +39,10 @@ impl Scene {
             "process-ready" => return self.process_ready(first),
             "finish-write" => return self.finish_write(first),
             "finish-apply" => return self.finish_apply(first),
-            "deliver" => return self.deliver(first, directive.values("drop").is_some()),
+            "deliver" => return self.deliver(first, directive.has("drop")),
             "stabilize" => {
                 let text = self.stabilize(&ids);
-                if directive.values("quiet").is_none() {
+                if !directive.has("quiet") {
                     return text;
                 }
             }

@@ -1,11 +1,12 @@
 //! A cluster of real processes on this machine, for `bench`, `dev` and the tests.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 /// What to start.
@@ -37,6 +38,8 @@ struct Node {
     client_address: String,
     peer_address: String,
     child: Option<Child>,
+    /// The last lines of its standard error, once it listens.
+    said: Arc<Mutex<VecDeque<String>>>,
 }
 
 /// Why a cluster could not be started.
@@ -60,6 +63,9 @@ pub enum ClusterError {
     },
 }
 
+/// Lines of a node's standard error that are kept.
+const LINES_KEPT: usize = 1000;
+
 /// How long a node may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -76,6 +82,7 @@ impl Cluster {
                 client_address: format!("127.0.0.1:{}", pair[0]),
                 peer_address: format!("127.0.0.1:{}", pair[1]),
                 child: None,
+                said: Arc::default(),
             })
             .collect();
         let mut cluster = Cluster { config, nodes };
@@ -129,6 +136,13 @@ impl Cluster {
             let status = it.child.as_mut()?.try_wait().ok()??;
             Some((node, status))
         })
+    }
+
+    /// The last lines that a node has written to its standard error since it listened, of all its processes.
+    #[must_use]
+    pub fn said(&self, node: u64) -> Vec<String> {
+        let said = &self.nodes[usize::try_from(node - 1).expect("a handful")].said;
+        said.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     fn node(&mut self, node: u64) -> &mut Node {
@@ -195,9 +209,15 @@ impl Cluster {
             }
         }
         let stderr = self.node(node).child.as_mut().expect("just spawned").stderr.take().expect("piped");
+        let said = self.node(node).said.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 eprintln!("node {node}: {line}");
+                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                said.push_back(line);
+                if said.len() > LINES_KEPT {
+                    said.pop_front();
+                }
             }
         });
         Ok(())

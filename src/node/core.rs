@@ -20,6 +20,7 @@ use super::arena::Arena;
 use super::config::NodeConfig;
 use super::error::NodeError;
 use super::mail::{Mail, Post, ReplyTo, RequestKind};
+use super::mend::{Leader, Mend};
 use super::reads::{Query, Reads};
 use super::status::Board;
 use super::waiters::{WaiterId, Waiters};
@@ -36,12 +37,35 @@ pub(crate) struct Group<M> {
     pub(crate) reads: Reads,
     /// A received snapshot whose mark in the log is being written, and the state it holds.
     pub(crate) installing: Option<(EntryId, M)>,
+    /// Its log has lost something, which its peers are giving back.
+    pub(crate) mend: Option<Box<Mend>>,
+    /// Votes of this term and earlier ones may have been given and forgotten: no others are.
+    pub(crate) votes_after: Term,
 }
 
 impl<M> Group<M> {
     pub(crate) fn new(id: GroupId, raft: Raft<GroupLog>, machine: M, first_read: u64) -> Group<M> {
         let seed = GroupSeed::of(id);
-        Group { id, seed, raft, machine, reads: Reads::new(first_read), installing: None }
+        let reads = Reads::new(first_read);
+        Group { id, seed, raft, machine, reads, installing: None, mend: None, votes_after: Term::ZERO }
+    }
+
+    /// Whether the core may hear this.
+    fn hears(&mut self, message: &Message) -> bool {
+        match &mut self.mend {
+            Some(mend) => mend.hears(message),
+            None => !matches!(message.body, Body::Vote { .. }) || message.term > self.votes_after,
+        }
+    }
+
+    /// The core has taken an append or a snapshot of this leader, which comes after `prev`; or it does not fit.
+    fn joined(&mut self, leader: Leader, prev: EntryId) {
+        let raft = &self.raft;
+        let leads = raft.leader() == Some(leader.peer) && raft.term() == leader.term;
+        let fits = || prev.index <= raft.commit() || raft.entry_term(prev.index) == Ok(prev.term);
+        if let Some(mend) = self.mend.as_mut().filter(|_| leads && fits()) {
+            mend.joined(leader);
+        }
     }
 }
 
@@ -67,6 +91,8 @@ pub(crate) struct Core<M> {
     waiters: Waiters<ReplyTo>,
     /// Linearizable reads that wait, in all groups.
     reads_waiting: usize,
+    /// Groups that are being mended.
+    pub(crate) mending: Vec<usize>,
     origin: u64,
     metas: Vec<EntryMeta>,
     expired: Vec<Query>,
@@ -120,6 +146,7 @@ impl<M: StateMachine> Core<M> {
             open_run: None,
             waiters,
             reads_waiting: 0,
+            mending: Vec::new(),
             origin,
             metas: Vec::new(),
             expired: Vec::new(),
@@ -140,6 +167,9 @@ impl<M: StateMachine> Core<M> {
             self.slots.resize(number + 1, NO_SLOT);
         }
         self.slots[number] = u32::try_from(slot).expect("slots have 32 bits");
+        if group.mend.is_some() {
+            self.mending.push(slot);
+        }
         self.groups.push(group);
         self.agenda.add();
     }
@@ -184,7 +214,7 @@ impl<M: StateMachine> Core<M> {
 
     /// Whether something waits for the next tick, beside the groups.
     pub(crate) fn wants_tick(&self) -> bool {
-        !self.waiters.is_empty()
+        !self.waiters.is_empty() || !self.mending.is_empty()
     }
 
     /// The next tick, if it is time for it; whether it is.
@@ -299,6 +329,9 @@ impl<M: StateMachine> Core<M> {
         self.seal_run();
         let body = Body::Snapshot { at: head.at, payloads: Payloads::All };
         let message = Message { from, to: self.config.node, term: head.term, body };
+        if !self.groups[slot].hears(&message) {
+            return false;
+        }
         let installed = match self.wake(slot).raft.step_snapshot(message, head.at, conf) {
             Ok(installed) => installed,
             Err(_) => {
@@ -311,6 +344,7 @@ impl<M: StateMachine> Core<M> {
             group.raft.storage_mut().set_snapshot(head.at, conf.clone());
             group.installing = Some((head.at, machine));
         }
+        self.groups[slot].joined(Leader { peer: from, term: head.term }, head.at);
         installed
     }
 
@@ -650,6 +684,9 @@ impl<M: StateMachine> Inbound for Core<M> {
             self.refused_messages += 1;
             return;
         };
+        if !self.groups[slot].hears(&message) {
+            return;
+        }
         // The message may replace a tail that a run of this turn belongs to.
         self.seal_run();
         self.metas.clear();
@@ -668,6 +705,9 @@ impl<M: StateMachine> Inbound for Core<M> {
         self.metas = metas;
         match stepped {
             Ok(stepped) => {
+                if let Body::Append { prev, .. } = message.body {
+                    self.groups[slot].joined(Leader { peer: message.from, term: message.term }, prev);
+                }
                 if let Some(first) = stepped.appended {
                     let from = Records::new(records)
                         .map_while(Result::ok)
@@ -687,7 +727,7 @@ impl<M: StateMachine> Inbound for Core<M> {
             self.refused_messages += 1;
             return;
         };
-        if self.wake(slot).raft.step(message, &[]).is_err() {
+        if self.groups[slot].hears(&message) && self.wake(slot).raft.step(message, &[]).is_err() {
             self.refused_messages += 1;
         }
     }

@@ -58,6 +58,17 @@ pub enum NodeError {
         /// The group.
         group: GroupId,
     },
+    /// The log of a group has lost something, and the group has nobody else to ask for it.
+    #[error(
+        "group {group}: {lost}; it has no other member to repair it: bring back a copy of this node's directory, or lose \
+         its data with an empty one"
+    )]
+    Lost {
+        /// The group.
+        group: GroupId,
+        /// What is lost, and where it lay.
+        lost: String,
+    },
     /// The data directory belongs to something else.
     #[error(
         "{} belongs to {found}, this is {expected}; choose another directory, or start it as what it was",

@@ -11,6 +11,7 @@ mod config;
 mod core;
 mod error;
 mod mail;
+mod mend;
 mod open;
 mod reads;
 mod shard;

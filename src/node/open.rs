@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringraft_engine::snapshot::SnapshotName;
-use ringraft_engine::{Engine, GroupLog};
+use ringraft_engine::{Engine, Gap, GroupLog, Wounds};
 use ringraft_io::{Io, ShardNo};
-use ringraft_raft::{ConfState, EntryId, GroupId, Index, Raft, Storage};
+use ringraft_raft::{ConfState, EntryId, GroupId, Index, PeerId, Raft, ReadId, Storage};
 use ringraft_transport::{ClusterId, Transport};
 
 use super::config::NodeConfig;
 use super::core::{Core, Group};
 use super::error::NodeError;
 use super::mail::Post;
+use super::mend::Mend;
 use super::shard::{Shard, tokens};
 use super::snapshots::{self, Snapshots};
 use super::status::Board;
@@ -35,9 +36,12 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
     ) -> Result<Shard<I, M>, NodeError> {
         // Whose directory it is comes first: another node's is not even locked.
         let is_new = !check_identity(&mut io, &config, shard)?;
-        let (mut engine, logs, _report) = Engine::open(&mut io, engine_config(&config, shard))?;
+        let (mut engine, logs, report) = Engine::open(&mut io, engine_config(&config, shard))?;
         if is_new {
             write_identity(&mut io, &config, shard)?;
+        }
+        for Gap { file, offset, error, .. } in &report.gaps {
+            eprintln!("{} is damaged at {offset}: {error}", file.display());
         }
         let mut logs: BTreeMap<GroupId, GroupLog> = logs.into_iter().map(|log| (log.group(), log)).collect();
 
@@ -52,25 +56,62 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             };
             snapshots::check_members(id, &log.initial_state().1)?;
             let mut machine = core.new_machine(id);
-            let applied = restore(
-                &mut io,
-                config.cluster,
-                &mut log,
-                &mut machine,
-                files.remove(&id),
-                &mut snapshots,
-                &mut useless,
-            )?;
+            let wounds = engine.wounds(id).cloned();
+            if let Some(wounds) = &wounds {
+                let (others, lost) = (others(&config, &log), lost(wounds, &report.gaps));
+                if others.is_empty() {
+                    return Err(NodeError::Lost { group: id, lost });
+                }
+                eprintln!("group {id}: {lost}; it does not vote until its peers have repaired it");
+                engine.cut_at_hole(&mut log)?;
+            }
+            let applied =
+                restore(&mut io, &mut engine, &mut log, &mut machine, files.remove(&id), &mut snapshots, &mut useless)?;
             let raft = Raft::new(raft_config(&config, id, applied), log)
                 .map_err(|source| NodeError::Raft { group: id, source })?;
             // Other than any that this node has used: see `Reads::new`.
             let first_read = config.incarnation.rotate_left(29) ^ id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            core.add_group(Group::new(id, raft, machine, first_read));
+            let mut group = Group::new(id, raft, machine, first_read);
+            if wounds.is_some() {
+                let others = others(&config, group.raft.storage());
+                group.mend = Some(Box::new(Mend::new(config.node, others, ReadId(!first_read))));
+            }
+            core.add_group(group);
+        }
+        if core.mending.is_empty() {
+            engine.forget_lost_groups();
         }
         snapshots.remove_all(&mut io, useless);
         core.publish();
         let transport = transport(&config, shard);
         Ok(Shard::new(io, core, engine, transport, snapshots))
+    }
+}
+
+/// The other voters of a group.
+fn others(config: &NodeConfig, log: &GroupLog) -> Vec<PeerId> {
+    let conf = log.initial_state().1;
+    let mut others: Vec<PeerId> = conf.voters.into_iter().chain(conf.voters_outgoing).collect();
+    others.retain(|peer| *peer != config.node);
+    others.sort_unstable();
+    others.dedup();
+    others
+}
+
+/// What a group has lost, and where it lay.
+fn lost(wounds: &Wounds, gaps: &[Gap]) -> String {
+    if let (Some(hole), Some(last)) = (wounds.holes.first(), wounds.holes.last()) {
+        let at = format!("{} at {}", hole.file.display(), hole.offset);
+        return format!("entries {} to {} are lost, in whole or in part: {at}: {}", hole.first, last.last, hole.reason);
+    }
+    let what = match (wounds.hard_state_lost, wounds.tail_lost) {
+        (true, false) => "its last vote may be lost",
+        (false, _) => "its last entries may be lost",
+        (true, true) => "its last vote and its last entries may be lost",
+    };
+    match gaps.last() {
+        Some(gap) => format!("{what}: {} is damaged at {}: {}", gap.file.display(), gap.offset, gap.error),
+        None => format!("{what}: an earlier start found damage"),
     }
 }
 
@@ -125,7 +166,7 @@ fn snapshot_files<I: Io>(io: &mut I, config: &NodeConfig, shard: ShardNo) -> Res
 /// Brings the machine to the newest snapshot that belongs to the log; the last index it covers.
 fn restore<I: Io, M: StateMachine>(
     io: &mut I,
-    cluster: u64,
+    engine: &mut Engine,
     log: &mut GroupLog,
     machine: &mut M,
     files: Option<Vec<(EntryId, PathBuf, u64)>>,
@@ -133,11 +174,15 @@ fn restore<I: Io, M: StateMachine>(
     useless: &mut Vec<PathBuf>,
 ) -> Result<Index, NodeError> {
     let group = log.group();
+    let wounded = engine.wounds(group).is_some();
     let mut newest: Option<(EntryId, PathBuf)> = None;
     for (id, path, size) in files.into_iter().flatten() {
         // A file beyond the log was received but never installed: nothing was promised for it. One before the log's
         // base, or of another history, is of no use.
-        if !log.term(id.index).is_ok_and(|term| term == id.term) {
+        //
+        // Where the log has lost its end, one beyond is better than what is left of the log: it was committed.
+        let beyond = wounded && id.index > log.last_index();
+        if !beyond && !log.term(id.index).is_ok_and(|term| term == id.term) {
             useless.push(path);
             continue;
         }
@@ -153,8 +198,14 @@ fn restore<I: Io, M: StateMachine>(
         return Ok(Index::ZERO);
     };
     let content = io.read_file(&path).map_err(|source| NodeError::File { path, source })?;
+    let cluster = snapshots.cluster();
     let conf = snapshots::restore(machine, cluster, SnapshotName { group, id }, &content)?;
     log.set_snapshot(id, conf);
+    if id.index > log.last_index() {
+        engine.reset(log, id)?;
+        // Its term is one of the log's now.
+        engine.cut_at_hole(log)?;
+    }
     Ok(id.index)
 }
 
@@ -167,8 +218,9 @@ fn engine_config(config: &NodeConfig, shard: ShardNo) -> ringraft_engine::Config
     engine.record_bytes_max = config.record_size_max;
     engine.segments_max = config.segments_max;
     engine.cache_bytes_max = config.cache_size_max as u64;
-    // Damage is found now, and refused, rather than when an entry is read.
+    // Damage is found now rather than when an entry is read; what is lost to it, peers give back.
     engine.verify_on_open = true;
+    engine.open_with_holes = true;
     engine.token_base = tokens::ENGINE;
     engine.token_mask = tokens::MASK;
     engine

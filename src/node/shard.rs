@@ -8,16 +8,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringraft_engine::{BatchNo, Engine, EngineError, GroupLog, Write};
+use ringraft_engine::{BatchNo, Engine, EngineError, GroupLog, RepairError, Write};
 use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::record;
 use ringraft_raft::{
-    Body, EntryId, GroupId, Message, Payloads, PeerId, Raft, Ready, SteppedDown, Storage as _, SyncTicket, TransferEnd,
+    Body, EntryId, GroupId, HardState, Message, Payloads, PeerId, Raft, Ready, SteppedDown, Storage as _, SyncTicket,
+    Term, TransferEnd,
 };
 use ringraft_transport::{PeerStatus, SendOutcome, Transport};
 
 use super::core::Core;
 use super::error::NodeError;
+use super::mend::{Leader, Next};
 use super::snapshots::Snapshots;
 use crate::machine::StateMachine;
 
@@ -93,9 +95,12 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         }
         self.completions = completions;
         self.core.read_post();
-        self.tick();
+        let ticked = self.tick();
         self.again = false;
         self.drive()?;
+        if ticked {
+            self.mend()?;
+        }
         self.snapshots.drive(&mut self.io, &mut self.core, &mut self.engine)?;
         let mut unsent = Vec::new();
         for (group, leader, payload) in self.core.forwards.drain(..) {
@@ -194,9 +199,10 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
         Ok(())
     }
 
-    fn tick(&mut self) {
+    /// Whether it is time for a tick, which is done then.
+    fn tick(&mut self) -> bool {
         if !self.core.tick() {
-            return;
+            return false;
         }
         self.snapshots.tick(&mut self.core);
         if self.wrote || self.no_segment {
@@ -204,6 +210,64 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
             self.engine.retry_segments();
             self.wrote = !self.snapshots.look(&mut self.core, &self.engine);
         }
+        true
+    }
+
+    /// Goes on with the groups whose logs have lost something.
+    fn mend(&mut self) -> Result<(), NodeError> {
+        if self.core.mending.is_empty() {
+            return Ok(());
+        }
+        for slot in std::mem::take(&mut self.core.mending) {
+            if self.mend_group(slot)? {
+                self.core.mending.push(slot);
+            }
+        }
+        if self.core.mending.is_empty() {
+            self.engine.forget_lost_groups();
+        }
+        Ok(())
+    }
+
+    /// Whether there is more to do.
+    fn mend_group(&mut self, slot: usize) -> Result<bool, NodeError> {
+        let group = &mut self.core.groups[slot];
+        let (id, raft) = (group.id, &mut group.raft);
+        let mend = group.mend.as_mut().expect("it is being mended");
+        let leader = raft.leader().map(|peer| Leader { peer, term: raft.term() });
+        // What is lost on the way is asked again.
+        let mut ask = |message: &Message| {
+            let _ = self.transport.send(id, message, std::iter::empty());
+        };
+        match mend.tick(leader) {
+            Next::Wait => {}
+            Next::AskTerms => mend.questions().for_each(|question| ask(&question)),
+            Next::AskIndex(to, id) => {
+                let from = self.core.config.node;
+                ask(&Message { from, to, term: Term::ZERO, body: Body::ReadIndex { id } });
+            }
+            Next::Heal(leader, index) => {
+                let hard = raft.storage().hard_state();
+                let written = hard.term == leader.term && !raft.storage().has_staged() && group.installing.is_none();
+                if written && raft.applied_index() >= index && self.engine.takes_compaction() {
+                    let hard = HardState { vote: leader.peer, ..hard };
+                    let batch = self.engine.heal(raft.storage_mut(), hard).map_err(|error| match error {
+                        RepairError::Engine(error) => NodeError::Engine(error),
+                        error => unreachable!("the log was cut at its first hole: {error}"),
+                    })?;
+                    mend.writes(leader.term, batch);
+                }
+            }
+            Next::Finish(batch, term) if self.engine.durable() >= batch => {
+                group.mend = None;
+                group.votes_after = term;
+                let applied = group.raft.applied_index();
+                eprintln!("group {id}: repaired by its peers, up to entry {applied} of term {term}; it votes again");
+                return Ok(false);
+            }
+            Next::Finish(..) => {}
+        }
+        Ok(true)
     }
 
     /// Takes the `Ready` of every touched group and does what it asks.
@@ -331,6 +395,9 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
 
     fn send(&mut self, slot: usize, message: Message) {
         let group = &self.core.groups[slot];
+        if group.mend.as_ref().is_some_and(|mend| !mend.says(&message)) {
+            return;
+        }
         match message.body {
             Body::Append { prev, last, payloads, .. } if prev.index < last => {
                 assert!(payloads == Payloads::All, "memberships with witnesses are refused");
@@ -364,7 +431,12 @@ impl<I: Io, M: StateMachine> Shard<I, M> {
 
     /// The shard's groups.
     pub fn groups(&self) -> impl Iterator<Item = GroupView<'_, M>> {
-        self.core.groups.iter().map(|group| GroupView { id: group.id, raft: &group.raft, machine: &group.machine })
+        self.core.groups.iter().map(|group| GroupView {
+            id: group.id,
+            raft: &group.raft,
+            machine: &group.machine,
+            is_mending: group.mend.is_some(),
+        })
     }
 
     /// How its peers are doing.
@@ -387,6 +459,8 @@ pub struct GroupView<'a, M> {
     pub raft: &'a Raft<GroupLog>,
     /// Its state.
     pub machine: &'a M,
+    /// Its log has lost something that was durable, and its peers have not given back all of it yet: it does not vote.
+    pub is_mending: bool,
 }
 
 /// Pieces of one append beyond which they are joined before they are sent.

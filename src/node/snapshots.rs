@@ -174,6 +174,11 @@ impl<M: StateMachine> Snapshots<M> {
         self.failed.is_some() || !self.sending.is_empty()
     }
 
+    /// The cluster whose snapshots they are.
+    pub(crate) fn cluster(&self) -> u64 {
+        self.config.cluster
+    }
+
     /// Time has passed.
     pub(crate) fn tick(&mut self, core: &mut Core<M>) {
         self.watch_installs(core);

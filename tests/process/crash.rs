@@ -14,7 +14,7 @@ const CYCLES: u64 = 20;
 const KEYS: u64 = 8;
 
 /// The node that leads group 0, as far as any node that answers knows.
-fn leader(endpoints: &[String]) -> Option<u64> {
+pub(crate) fn leader(endpoints: &[String]) -> Option<u64> {
     (1..).zip(endpoints).find_map(|(node, endpoint)| {
         let options = ClientOptions { connect_timeout: Duration::from_millis(500), ..ClientOptions::default() };
         let status = Client::connect(&[endpoint], options).and_then(|client| client.status().wait()).ok()?;
@@ -24,7 +24,7 @@ fn leader(endpoints: &[String]) -> Option<u64> {
 }
 
 /// What a node says of group 0.
-fn status(endpoint: &String) -> GroupStatus {
+pub(crate) fn status(endpoint: &String) -> GroupStatus {
     let status = Client::connect(&[endpoint], ClientOptions::default()).and_then(|client| client.status().wait());
     status.expect("it answers").group.remove(0)
 }

@@ -130,6 +130,11 @@ impl Cluster {
         self.running.contains_key(&process)
     }
 
+    /// Whether the log of a group of a running node has lost something that is not given back yet.
+    pub(crate) fn is_mending(&self, process: ProcessId) -> bool {
+        self.groups_of(process).any(|group| group.is_mending)
+    }
+
     pub(crate) fn owns(&self, process: ProcessId) -> bool {
         self.configs.contains_key(&process)
     }

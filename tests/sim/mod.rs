@@ -8,6 +8,7 @@ mod cluster;
 mod deposed;
 mod priority;
 mod rest;
+mod rot;
 mod run;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -8,6 +8,7 @@ use ringraft_io::{ShardNo, Time};
 
 use super::client::SimClient;
 use super::cluster::Cluster;
+use super::rot;
 use crate::history;
 
 /// What happened in one run, or in many.
@@ -20,6 +21,8 @@ pub(crate) struct Summary {
     pub(crate) wipes: u64,
     pub(crate) partitions: u64,
     pub(crate) write_errors: u64,
+    /// Disks on which bits were flipped below the durable mark.
+    pub(crate) rots: u64,
     pub(crate) simulated: Duration,
 }
 
@@ -32,6 +35,7 @@ impl Summary {
         self.wipes += other.wipes;
         self.partitions += other.partitions;
         self.write_errors += other.write_errors;
+        self.rots += other.rots;
         self.simulated += other.simulated;
     }
 }
@@ -40,13 +44,14 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} operations ({} of unknown outcome), {} crashes, {} failed writes, {} wiped disks, {} partitions, {:.0?} simulated, \
+            "{} operations ({} of unknown outcome), {} crashes, {} failed writes, {} wiped disks, {} rotten ones, {} partitions, {:.0?} simulated, \
              {:016x}",
             self.operations,
             self.unknown,
             self.crashes,
             self.write_errors,
             self.wipes,
+            self.rots,
             self.partitions,
             self.simulated,
             self.hash
@@ -73,6 +78,8 @@ struct Run {
     summary: Summary,
     peace: bool,
     wiped: bool,
+    /// The last one whose disk has rotted: nobody else's does before it is mended.
+    rotten: Option<ProcessId>,
     /// Known outcomes of each client when peace began.
     known: Vec<usize>,
 }
@@ -107,6 +114,7 @@ pub(crate) fn run(seed: u64, trace: bool) -> Result<Summary, String> {
         summary: Summary::default(),
         peace: false,
         wiped: false,
+        rotten: None,
     };
     run.drive()?;
     run.finish(begin)
@@ -153,7 +161,7 @@ impl Run {
 
     fn fault(&mut self) -> Result<(), String> {
         let (node, other) = (self.node(), self.node());
-        match self.rng.below(15) {
+        match self.rng.below(17) {
             0..=2 => self.crash(node),
             3..=5 => self.restart(node)?,
             6 => {
@@ -190,6 +198,7 @@ impl Run {
                 self.summary.write_errors += 1;
                 self.world.fail_next_write(node);
             }
+            15 | 16 => self.rot(node),
             _ => {}
         }
         let next = self.later(10, 900);
@@ -201,6 +210,17 @@ impl Run {
         if self.cluster.is_running(node) {
             self.summary.crashes += 1;
             self.cluster.crash(node);
+        }
+    }
+
+    /// Bits flip on the disk of a node, which goes down for it.
+    fn rot(&mut self, node: ProcessId) {
+        if self.rotten.is_none_or(|rotten| self.cluster.is_running(rotten) && !self.cluster.is_mending(rotten)) {
+            self.crash(node);
+            if rot::flip(&self.world, node, &mut self.rng) > 0 {
+                self.rotten = Some(node);
+                self.summary.rots += 1;
+            }
         }
     }
 
@@ -260,6 +280,9 @@ impl Run {
         }
         for (_, client) in &mut self.clients {
             client.resting = true;
+        }
+        if self.rotten.is_some_and(|rotten| self.cluster.is_mending(rotten)) {
+            return Err("a node is not mended".to_owned());
         }
         self.cluster.settled()
     }

@@ -43,6 +43,8 @@ const VERSION: u16 = 2;
 const VERSION_OLDEST: u16 = 1;
 const CHECKSUM_CRC32: u16 = 1;
 const GROUPS_LOST: u16 = 1;
+/// Numbers of batches and epochs lie below: so that counting on never overflows.
+const COUNT_END: u64 = 1 << 62;
 
 const _: () = assert!(HEADER.is_multiple_of(8) && HEAD.is_multiple_of(8), "records stay aligned");
 const _: () = assert!(HEADER <= 512, "a header lies within one sector");
@@ -187,7 +189,8 @@ pub(crate) fn read_header(bytes: &[u8], log_id: u64, position: u64, bytes_left: 
         epoch: u64_at(bytes, 72),
     };
     let generations = 1..u64::from(u32::MAX);
-    if header.position != position || !generations.contains(&header.generation) {
+    let counts = header.lsn.max(header.durable).max(header.epoch) < COUNT_END;
+    if header.position != position || !generations.contains(&header.generation) || !counts {
         return Err(BlockError::Misplaced);
     }
     if padded_len(header.body_len as usize) as u64 > bytes_left {

@@ -134,7 +134,9 @@ impl Cursor {
         let at = usize::try_from(self.position).map_err(|_| BlockError::Length)?;
         let bytes = bytes.get(at..).filter(|rest| !rest.is_empty()).ok_or(BlockError::Length)?;
         let header = block::read_header(bytes, self.log_id, self.position, self.file_bytes - self.position)?;
-        if header.kind != kind || header.generation != self.generation || header.epoch < self.epoch {
+        // A head lies at the start of its segment, and nothing else does.
+        let placed = (kind == Kind::Head) == (self.position == 0);
+        if header.kind != kind || !placed || header.generation != self.generation || header.epoch < self.epoch {
             return Err(BlockError::Stale);
         }
         let body = block::read_body(&header, bytes)?;

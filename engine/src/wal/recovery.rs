@@ -128,7 +128,7 @@ pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Resu
     };
     for (at, file) in files.iter().enumerate() {
         match read_head_header(config, file) {
-            Ok(header) => {
+            Ok(header) if is_whole(config, file, &header, &mut |how| load(at, how))? => {
                 // No crash changes the size of a file that has a head.
                 if let Ok(head) = block::read_head(&file.start[block::HEADER..])
                     && head.segment_bytes != file.bytes
@@ -136,18 +136,14 @@ pub(crate) fn recover(config: &Config, files: &[Found], load: &mut Load) -> Resu
                     let reason = Reason::Resized { found: file.bytes, expected: head.segment_bytes };
                     return Err(refused(&file.path, 0, reason));
                 }
-                if is_whole(config, file, &header, &mut |how| load(at, how))? {
-                    candidates.push(Candidate { generation: header.generation, file: at, headless: None });
-                } else {
-                    search(at, load, &mut candidates)?;
-                }
+                candidates.push(Candidate { generation: header.generation, file: at, headless: None });
             }
             Err(error @ (BlockError::Version(_) | BlockError::Foreign(_))) => {
                 return Err(stranger(config, &file.path, 0, error));
             }
             // Never used, or its first block was lost or damaged: what lies behind it may know more.
-            Err(_) if file.bytes > 0 => search(at, load, &mut candidates)?,
-            Err(_) => {}
+            _ if file.bytes > 0 => search(at, load, &mut candidates)?,
+            _ => {}
         }
     }
     candidates.sort_by_key(|candidate| (candidate.generation, candidate.headless.is_some()));

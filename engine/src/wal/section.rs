@@ -29,6 +29,8 @@ use super::block::{u32_at, u64_at};
 pub(crate) const HEADER: usize = 32;
 /// Members a conf state may name, all lists together.
 pub const MEMBERS_MAX: usize = ringraft_raft::confchange::MEMBERS_MAX;
+/// No index is higher: so that counting on never overflows.
+pub(crate) const INDEX_MAX: u64 = u64::MAX / 2;
 /// Bytes of all parts but the run.
 pub(crate) const PARTS_MAX: usize = 24 + 16 + 16 + 16 + 8 * MEMBERS_MAX;
 
@@ -133,6 +135,12 @@ pub enum SectionError {
     /// A record in it is not a record, not in order or not what its checksum says.
     #[error("record of entry {0}")]
     Record(Index),
+    /// An index that no log reaches.
+    #[error("index {0} is beyond all logs")]
+    Index(Index),
+    /// More members than a membership may name, or witnesses announced and none named.
+    #[error("number of members")]
+    Members,
     /// It makes a group out of nothing.
     #[error("a section of an unknown group does not begin it")]
     Unknown,
@@ -213,6 +221,10 @@ pub(crate) fn read(body: &[u8]) -> Result<Section<'_>, SectionError> {
         false => None,
     };
     let offset = parts.at;
+    let indexes = [hard.map(|hard| hard.commit), base.map(|id| id.index), snapshot.map(|id| id.index)];
+    if let Some(index) = indexes.into_iter().flatten().find(|index| index.0 > INDEX_MAX) {
+        return Err(SectionError::Index(index));
+    }
     let run = &section[offset..];
     let (after, records, fill) = (Index(u64_at(header, 16)), u32_at(header, 24), has(FILL));
     let entries = has(ENTRIES).then_some(Entries { after, records, fill, run, offset });
@@ -275,8 +287,12 @@ impl Reader<'_> {
         let mut list = |nth: u32| self.list(counts >> (16 * nth) & 0xffff);
         let (voters, voters_outgoing, learners, learners_next) = (list(0)?, list(1)?, list(2)?, list(3)?);
         let count = if witnesses { self.u64()? } else { 0 };
+        if witnesses && count == 0 {
+            return Err(SectionError::Members);
+        }
         let witnesses = self.list(count)?;
-        Ok(ConfState { voters, voters_outgoing, learners, learners_next, witnesses, auto_leave })
+        let conf = ConfState { voters, voters_outgoing, learners, learners_next, witnesses, auto_leave };
+        if conf.names() > MEMBERS_MAX { Err(SectionError::Members) } else { Ok(conf) }
     }
 }
 
@@ -355,5 +371,27 @@ mod tests {
         }
         out[8] &= !8;
         assert_eq!(read(&out), Err(SectionError::Flags), "witnesses of nobody");
+    }
+
+    #[test]
+    fn what_no_writer_says() {
+        let at = |index: u64| EntryId { term: Term(1), index: Index(index) };
+        let many = ConfState { voters: (1..=MEMBERS_MAX as u64 + 1).map(PeerId).collect(), ..ConfState::default() };
+        let hard = HardState { commit: Index(INDEX_MAX + 1), ..HardState::default() };
+        let beyond = SectionError::Index(Index(INDEX_MAX + 1));
+        for (parts, error) in [
+            (Parts { conf: Some(&many), ..Parts::default() }, SectionError::Members),
+            (Parts { hard: Some(hard), ..Parts::default() }, beyond),
+            (Parts { base: Some(at(INDEX_MAX + 1)), ..Parts::default() }, beyond),
+            (Parts { snapshot: Some(at(INDEX_MAX + 1)), ..Parts::default() }, beyond),
+        ] {
+            let mut out = vec![0; HEADER + parts.len()];
+            put(GroupId(7), &parts, None, &mut out);
+            assert_eq!(read(&out), Err(error));
+        }
+        let highest = Parts { base: Some(at(INDEX_MAX)), ..Parts::default() };
+        let mut out = vec![0; HEADER + highest.len()];
+        put(GroupId(7), &highest, None, &mut out);
+        assert_eq!(read(&out).map(|section| section.base), Ok(highest.base));
     }
 }

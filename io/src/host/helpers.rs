@@ -2,15 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use super::control::{Command, ControlHandle};
-use super::files::{Durability, Identity};
+use super::files::Durability;
 use super::jobs::{Jobs, Outcome};
-use super::mail::{Mail, Mailbox, Permit};
-use crate::{Completion, Dial, DialError, Dialed, FileId, Job, JobOutput, SendFile, ShardNo, StreamId, Token};
+use super::mail::{Mail, Mailbox};
+use super::shard::HostShard;
+use crate::{Completion, Dial, DialError, Dialed, FileId, Job, JobOutput, SendFile, ShardNo, Token};
 
 /// Letters of the mailbox that a shard hands out per turn at most.
 const MAIL_PER_TURN_MAX: usize = 1024;
@@ -23,15 +23,6 @@ pub(crate) struct Helpers {
     control: ControlHandle,
     jobs: Option<Jobs>,
     durability: Durability,
-}
-
-/// A shard, as far as answers become its own.
-pub(crate) trait Adopt {
-    fn helpers(&self) -> &Helpers;
-    fn stream(&mut self, fd: OwnedFd, permit: Option<Permit>) -> StreamId;
-    fn file(&mut self, file: File) -> FileId;
-    /// The file with this identity has lost its last name.
-    fn removed(&mut self, identity: Identity);
 }
 
 impl Helpers {
@@ -97,22 +88,22 @@ impl Helpers {
 }
 
 /// Hands out letters; true if there may be more than one turn hands out.
-pub(crate) fn take_mail(shard: &mut impl Adopt, out: &mut Vec<Completion>) -> bool {
+pub(crate) fn take_mail(shard: &mut impl HostShard, out: &mut Vec<Completion>) -> bool {
     for _ in 0..MAIL_PER_TURN_MAX {
-        let Some(mail) = shard.helpers().letter() else { return false };
+        let Some(mail) = shard.common().helpers.letter() else { return false };
         out.push(open_mail(mail, shard));
     }
     true
 }
 
 /// What a letter says to the caller of `shard`.
-fn open_mail(mail: Mail, shard: &mut impl Adopt) -> Completion {
+fn open_mail(mail: Mail, shard: &mut impl HostShard) -> Completion {
     match mail {
         Mail::Accepted { fd, permit, greeting } => {
-            Completion::Accepted { stream: shard.stream(fd, Some(permit)), greeting }
+            Completion::Accepted { stream: shard.adopt_stream(fd, Some(permit)), greeting }
         }
         Mail::Dialed { token, result } => {
-            let result = result.map(|(fd, response)| Dialed { stream: shard.stream(fd, None), response });
+            let result = result.map(|(fd, response)| Dialed { stream: shard.adopt_stream(fd, None), response });
             Completion::Dialed { token, result }
         }
         Mail::FileSent { token, result } => Completion::FileSent { token, result },
@@ -120,7 +111,7 @@ fn open_mail(mail: Mail, shard: &mut impl Adopt) -> Completion {
         Mail::JobDone { token, result } => {
             let result = result.map(|outcome| match outcome {
                 Outcome::Done => JobOutput::Done,
-                Outcome::Opened(file) => JobOutput::Opened(shard.file(file)),
+                Outcome::Opened(file) => JobOutput::Opened(shard.adopt_file(file)),
                 Outcome::Loaded(bytes) => JobOutput::Loaded(bytes),
                 Outcome::Removed(identity) => {
                     shard.removed(identity);

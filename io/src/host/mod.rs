@@ -8,6 +8,7 @@ pub(crate) mod helpers;
 pub(crate) mod jobs;
 pub(crate) mod mail;
 pub(crate) mod open_files;
+pub(crate) mod shard;
 pub(crate) mod signal;
 pub(crate) mod slots;
 pub(crate) mod sockets;

@@ -42,11 +42,11 @@ impl<H: Copy> OpenFiles<H> {
         }
     }
 
-    /// Counts a write that begins; none if the file was removed.
-    pub(crate) fn begin_write(&mut self, id: FileId) -> Option<&Arc<File>> {
-        let open = self.0[index(id)].as_mut().filter(|open| !open.removed)?;
+    /// Counts a write that begins; false if the file was removed.
+    pub(crate) fn begin_write(&mut self, id: FileId) -> bool {
+        let Some(open) = self.0[index(id)].as_mut().filter(|open| !open.removed) else { return false };
         open.writes += 1;
-        Some(&open.file)
+        true
     }
 
     /// The handle for the rest of a write that has begun.

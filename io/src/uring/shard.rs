@@ -6,10 +6,7 @@ mod op;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,18 +20,13 @@ use super::send::SendOp;
 use super::streams::{Handle, Streams, Table};
 use super::world::{Rings, UringConfig};
 use crate::host::files::{Durability, Identity};
-use crate::host::helpers::{Adopt, Helpers};
 use crate::host::mail::Permit;
-use crate::host::open_files::OpenFiles;
-use crate::host::signal::{Signal, WOKEN};
+use crate::host::shard::{Common, HostShard};
+use crate::host::signal::WOKEN;
 use crate::host::slots::{Key, Slots};
-use crate::host::spin::Spin;
+use crate::host::sys;
 use crate::host::world::Start;
-use crate::host::{files, sys};
-use crate::{
-    AlignedBuf, BLOCK_ALIGN, CloseReason, Completion, Dial, FileId, FileInfo, Io, Job, LockError, SendFile, ShardNo,
-    StreamId, Time, Token, WorldError,
-};
+use crate::{AlignedBuf, CloseReason, Completion, FileId, ShardNo, StreamId, Token, WorldError};
 
 /// Set in the user data of entries that own no slot.
 const SLOTLESS: u64 = 1 << 63;
@@ -52,21 +44,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// One shard's io_uring. Made by [`UringSeed::into_io`](super::UringSeed::into_io) on the thread that uses it.
 pub struct Uring {
-    shard: ShardNo,
-    now: Time,
     // Before the ring: what stands in slots is freed only after `drop` has seen the kernel let go of it.
     slots: Slots<Op>,
     streams: Streams,
     pool: RecvPool,
     table: Table,
     ring: Ring,
-    files: OpenFiles<Handle>,
-    locks: Vec<File>,
-    signals: Arc<[Signal]>,
+    common: Common<Handle>,
     rings: Rings,
-    helpers: Helpers,
-    /// Completions that needed no kernel.
-    ready: Vec<Completion>,
     /// Streams that wait for buffers to come back.
     starved: Vec<StreamId>,
     #[expect(clippy::vec_box, reason = "the kernel holds pointers into a send, so it moves by its box only")]
@@ -74,47 +59,30 @@ pub struct Uring {
     spare_bufs: Vec<Vec<Bytes>>,
     /// Which other shards were already kicked with the entries of this turn.
     kicked: Vec<bool>,
-    spin: Spin,
     bundles: bool,
-    /// A ring belongs to its thread.
-    _not_send: PhantomData<*const ()>,
 }
 
 impl Uring {
     pub(super) fn new(start: Start, config: &UringConfig, rings: Rings) -> Result<Uring, WorldError> {
-        let Start { shard, signals, mail, mailbox, control } = start;
-        let failed = |what| move |source| WorldError::Io { what, source };
-        if config.world.pin {
-            sys::pin_thread(usize::from(shard.0)).map_err(failed("pin a shard's thread"))?;
-        }
+        let common = Common::new(start, &config.world, Durability::ByWrite)?;
         let ring = Ring::new(config.sq_entries, config.cq_entries)?;
         let pool = probe::pool(&ring.submitter, &config.world)?;
         let table = Table::new(&ring.submitter, config.table_size);
-        let own = ring.dup().map_err(failed("duplicate a ring's descriptor"))?;
-        assert!(rings[usize::from(shard.0)].set(own).is_ok(), "one ring per shard");
-        let bundles = config.bundles && ring.capabilities.bundles;
-        let kicked = vec![false; signals.len()];
+        let own = ring.dup().map_err(|source| WorldError::Io { what: "duplicate a ring's descriptor", source })?;
+        assert!(rings[usize::from(common.shard.0)].set(own).is_ok(), "one ring per shard");
         let mut uring = Uring {
-            shard,
-            now: sys::clock(),
             slots: Slots::with_capacity(256),
             streams: Streams::new(),
             pool,
             table,
+            bundles: config.bundles && ring.capabilities.bundles,
             ring,
-            files: OpenFiles::new(),
-            locks: Vec::new(),
-            signals,
+            kicked: vec![false; common.signals.len()],
+            common,
             rings,
-            helpers: Helpers::new(shard, mail, mailbox, control, Durability::ByWrite),
-            ready: Vec::new(),
             starved: Vec::new(),
             spare_sends: Vec::new(),
             spare_bufs: Vec::new(),
-            kicked,
-            spin: Spin::new(config.world.spin),
-            bundles,
-            _not_send: PhantomData,
         };
         uring.listen_for_kicks();
         Ok(uring)
@@ -132,15 +100,11 @@ impl Uring {
         &self.streams.get(id).expect("the stream exists").fd
     }
 
-    fn signal(&self) -> &Signal {
-        &self.signals[usize::from(self.shard.0)]
-    }
-
     // ---- asking ----
 
     fn listen_for_kicks(&mut self) {
         let mut count = Box::new([0; 8]);
-        let fd = types::Fd(self.signal().event().as_raw_fd());
+        let fd = types::Fd(self.common.signal().event().as_raw_fd());
         let entry = opcode::Read::new(fd, count.as_mut_ptr(), 8).build();
         let key = self.slots.insert(Op::Event(count));
         // SAFETY: the slot keeps the box, and `signals` the descriptor, until the completion.
@@ -200,7 +164,7 @@ impl Uring {
 
     /// Submits a write that was counted by `begin_write`.
     fn submit_write(&mut self, op: WriteOp) {
-        let entry = op.entry(self.files.writing(op.file));
+        let entry = op.entry(self.common.files.writing(op.file));
         let key = self.slots.insert(Op::Write(op));
         // SAFETY: the slot keeps the buffer, and `files` the descriptor, until the completion.
         unsafe { self.ring.push(&entry.user_data(key.bits())) };
@@ -220,6 +184,99 @@ impl Uring {
         }
     }
 
+    fn release(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.release(id) {
+            self.table.remove(&self.ring.submitter, stream.handle);
+        }
+    }
+
+    /// The stream has ended by itself.
+    fn end(&mut self, id: StreamId, reason: CloseReason, out: &mut Vec<Completion>) {
+        if self.streams.open(id).is_some() {
+            out.push(Completion::Closed { stream: id, reason });
+            self.shut(id);
+        }
+    }
+}
+
+impl HostShard for Uring {
+    type Handle = Handle;
+
+    fn common(&self) -> &Common<Handle> {
+        &self.common
+    }
+
+    fn common_mut(&mut self) -> &mut Common<Handle> {
+        &mut self.common
+    }
+
+    fn adopt_stream(&mut self, fd: OwnedFd, permit: Option<Permit>) -> StreamId {
+        let handle = self.table.insert(&self.ring.submitter, &fd);
+        self.streams.insert(fd, handle, permit)
+    }
+
+    fn adopt_file(&mut self, file: File) -> FileId {
+        let handle = self.table.insert(&self.ring.submitter, &file);
+        self.common.files.insert(file, handle)
+    }
+
+    fn removed(&mut self, identity: Identity) {
+        self.common.files.removed(identity, |handle| self.table.remove(&self.ring.submitter, handle));
+    }
+
+    fn before_wait(&mut self, _out: &mut Vec<Completion>) {
+        self.pool.publish();
+        self.rearm_starved();
+    }
+
+    fn has_work(&mut self) -> bool {
+        self.ring.has_completions()
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        if self.ring.wants_enter() { self.ring.enter(0, None) } else { Ok(()) }
+    }
+
+    fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.ring.enter(1, timeout)
+    }
+
+    fn after_wait(&mut self, _bits: u8, out: &mut Vec<Completion>) -> io::Result<()> {
+        self.kicked.fill(false);
+        self.reap(out)
+    }
+
+    fn start_send(&mut self, stream: StreamId, bufs: Vec<Bytes>) {
+        let mut op = self.spare_sends.pop().unwrap_or_else(SendOp::new);
+        op.fill(stream, bufs);
+        let busy = self.streams.open(stream).is_some_and(|open| open.sending.is_some());
+        assert!(!busy, "a send is in flight on {stream:?}");
+        if op.total == 0 {
+            if self.streams.open(stream).is_some() {
+                self.common.ready.push(Completion::Sent { stream, bytes: 0 });
+            }
+            return self.recycle(op);
+        }
+        self.submit_send(op);
+    }
+
+    fn spare_bufs(&mut self) -> Vec<Bytes> {
+        self.spare_bufs.pop().unwrap_or_default()
+    }
+
+    fn want(&mut self, stream: StreamId, wanted: bool) {
+        let Some(open) = self.streams.open(stream) else { return };
+        open.wanted = wanted;
+        if wanted {
+            self.arm(stream);
+        } else if let Some(key) = open.receiving
+            && !open.cancelling
+        {
+            open.cancelling = true;
+            self.cancel(key);
+        }
+    }
+
     /// Nothing more is said about the stream; it goes when the kernel has let go of it.
     fn shut(&mut self, id: StreamId) {
         let Some(stream) = self.streams.open(id) else { return };
@@ -235,173 +292,14 @@ impl Uring {
         self.release(id);
     }
 
-    fn release(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.release(id) {
-            self.table.remove(&self.ring.submitter, stream.handle);
-        }
+    fn start_write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, token: Token) {
+        self.submit_write(WriteOp { file, token, buf, offset, done: 0 });
     }
 
-    /// The stream has ended by itself.
-    fn end(&mut self, id: StreamId, reason: CloseReason, out: &mut Vec<Completion>) {
-        if self.streams.open(id).is_some() {
-            out.push(Completion::Closed { stream: id, reason });
-            self.shut(id);
-        }
-    }
-
-    /// Looks around without waiting for a while; true if something turned up.
-    fn spin(&mut self, until: Option<Time>) -> io::Result<bool> {
-        if self.spin.span().is_zero() {
-            return Ok(false);
-        }
-        let end = sys::clock() + self.spin.span();
-        loop {
-            if self.ring.wants_enter() {
-                self.ring.enter(0, None)?;
-            }
-            if self.ring.has_completions() || self.signal().is_raised() {
-                self.spin.hit();
-                return Ok(true);
-            }
-            let now = sys::clock();
-            if until.is_some_and(|until| until <= now) {
-                return Ok(true);
-            }
-            if now >= end {
-                return Ok(false);
-            }
-            std::hint::spin_loop();
-        }
-    }
-
-    /// Submits, and waits if nothing is there yet.
-    fn submit_and_wait(&mut self, wait_until: Option<Time>, patient: bool) -> io::Result<()> {
-        let mut patient = patient && !self.signal().is_raised() && !self.ring.has_completions();
-        let begin = sys::clock();
-        if patient && self.spin(wait_until)? {
-            patient = false;
-        }
-        // Read after the spinning; a deadline that has passed means polling.
-        let timeout = wait_until.map(|until| until.since(sys::clock()));
-        if patient && timeout.is_none_or(|timeout| !timeout.is_zero()) && self.signal().park() {
-            let result = self.ring.enter(1, timeout);
-            self.signal().unpark();
-            self.spin.missed(sys::clock().since(begin));
-            result
-        } else if self.ring.wants_enter() {
-            self.ring.enter(0, None)
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl Adopt for Uring {
-    fn helpers(&self) -> &Helpers {
-        &self.helpers
-    }
-
-    fn stream(&mut self, fd: OwnedFd, permit: Option<Permit>) -> StreamId {
-        let handle = self.table.insert(&self.ring.submitter, &fd);
-        self.streams.insert(fd, handle, permit)
-    }
-
-    fn file(&mut self, file: File) -> FileId {
-        let handle = self.table.insert(&self.ring.submitter, &file);
-        self.files.insert(file, handle)
-    }
-
-    fn removed(&mut self, identity: Identity) {
-        self.files.removed(identity, |handle| self.table.remove(&self.ring.submitter, handle));
-    }
-}
-
-impl Io for Uring {
-    fn now(&self) -> Time {
-        self.now
-    }
-
-    fn turn(&mut self, wait_until: Option<Time>, out: &mut Vec<Completion>) -> io::Result<()> {
-        self.pool.publish();
-        self.rearm_starved();
-        let patient = self.ready.is_empty();
-        out.append(&mut self.ready);
-        self.submit_and_wait(wait_until, patient)?;
-        self.kicked.fill(false);
-        self.now = sys::clock();
-        self.reap(out)?;
-        self.take_signals(out);
-        Ok(())
-    }
-
-    fn send(&mut self, stream: StreamId, bufs: Vec<Bytes>) {
-        let mut op = self.spare_sends.pop().unwrap_or_else(SendOp::new);
-        op.fill(stream, bufs);
-        let busy = self.streams.open(stream).is_some_and(|open| open.sending.is_some());
-        assert!(!busy, "a send is in flight on {stream:?}");
-        if op.total == 0 {
-            if self.streams.open(stream).is_some() {
-                self.ready.push(Completion::Sent { stream, bytes: 0 });
-            }
-            return self.recycle(op);
-        }
-        self.submit_send(op);
-    }
-
-    fn send_bufs(&mut self) -> Vec<Bytes> {
-        self.spare_bufs.pop().unwrap_or_default()
-    }
-
-    fn receive(&mut self, stream: StreamId) {
-        if let Some(open) = self.streams.open(stream) {
-            open.wanted = true;
-            self.arm(stream);
-        }
-    }
-
-    fn pause(&mut self, stream: StreamId) {
-        let Some(open) = self.streams.open(stream) else { return };
-        open.wanted = false;
-        if let Some(key) = open.receiving
-            && !open.cancelling
-        {
-            open.cancelling = true;
-            self.cancel(key);
-        }
-    }
-
-    fn close(&mut self, stream: StreamId) {
-        self.shut(stream);
-    }
-
-    fn dial(&mut self, dial: Dial) {
-        self.ready.extend(self.helpers.dial(dial));
-    }
-
-    fn send_file(&mut self, send: SendFile) {
-        self.ready.extend(self.helpers.send_file(send));
-    }
-
-    fn write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, token: Token) {
-        let align = u64::try_from(BLOCK_ALIGN).expect("a small constant");
-        assert!(offset.is_multiple_of(align) && !buf.is_empty(), "{} bytes at {offset} of {file:?}", buf.len());
-        if self.files.begin_write(file).is_some() {
-            self.submit_write(WriteOp { file, token, buf, offset, done: 0 });
-        } else {
-            let result = Err(io::ErrorKind::NotFound.into());
-            self.ready.push(Completion::Written { file, token, buf, result });
-        }
-    }
-
-    fn job(&mut self, job: Job, token: Token) {
-        let files = &self.files;
-        self.ready.extend(self.helpers.job(job, token, |id| files.get(id)));
-    }
-
-    fn wake(&mut self, shard: ShardNo) {
+    fn ring(&mut self, shard: ShardNo) {
         let n = usize::from(shard.0);
         // Not by `raise_and_kick`: the message leaves only with this turn, so nobody else may rely on it.
-        if !self.signals[n].raise(WOKEN) || self.kicked[n] {
+        if !self.common.signals[n].raise(WOKEN) || self.kicked[n] {
             return;
         }
         self.kicked[n] = true;
@@ -411,44 +309,11 @@ impl Io for Uring {
         // SAFETY: the entry points to nothing; `rings` keeps the descriptor.
         unsafe { self.ring.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(data)) };
     }
-
-    fn lock_dir(&mut self, dir: &Path) -> Result<(), LockError> {
-        self.locks.push(files::lock_dir(dir)?);
-        Ok(())
-    }
-
-    fn list(&mut self, dir: &Path) -> io::Result<Vec<FileInfo>> {
-        files::list(dir)
-    }
-
-    fn open(&mut self, path: &Path) -> io::Result<FileId> {
-        files::open_direct(path, Durability::ByWrite).map(|file| self.file(file))
-    }
-
-    fn create_zeroed(&mut self, path: &Path, size: u64) -> io::Result<FileId> {
-        files::create_zeroed(path, size, Durability::ByWrite).map(|file| self.file(file))
-    }
-
-    fn read(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<AlignedBuf> {
-        files::read_direct(self.files.get(file)?, offset, len)
-    }
-
-    fn map(&mut self, file: FileId) -> io::Result<Bytes> {
-        super::map(self.files.get(file)?)
-    }
-
-    fn read_file(&mut self, path: &Path) -> io::Result<Bytes> {
-        files::load(path)
-    }
-
-    fn write_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        files::write_file(path, bytes)
-    }
 }
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        self.helpers.end_jobs();
+        self.common.helpers.end_jobs();
         for id in self.streams.ids() {
             self.shut(id);
         }
@@ -464,12 +329,12 @@ impl Drop for Uring {
         }
         // The event's read ends with a kick, or with the cancel; either way without being armed again.
         while !broken && !self.event_ended() && sys::clock() < end {
-            self.signal().kick();
+            self.common.signal().kick();
             broken = self.ring.enter(1, Some(Duration::from_millis(20))).is_err();
         }
         if broken || self.slots.len() > 0 {
             let left = self.slots.len();
-            eprintln!("shard {}: {left} operations have not ended; their memory is given up", self.shard);
+            eprintln!("shard {}: {left} operations have not ended; their memory is given up", self.common.shard);
             std::mem::forget(std::mem::replace(&mut self.slots, Slots::with_capacity(0)));
             self.pool.leak();
         }
@@ -493,6 +358,6 @@ impl Uring {
 
 impl fmt::Debug for Uring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Uring(shard {}, {} operations in flight)", self.shard, self.slots.len())
+        write!(f, "Uring(shard {}, {} operations in flight)", self.common.shard, self.slots.len())
     }
 }

@@ -10,7 +10,7 @@ use crate::host::slots::{Key, Slots};
 
 /// How an entry names a socket or file.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Handle {
+pub(crate) enum Handle {
     /// By its place in the ring's table.
     Fixed(u32),
     /// By its descriptor: the table is full.

@@ -68,7 +68,6 @@ impl World {
     /// The leader's disk hangs, or some other: if the others can do without it, another one leads soon, and commits.
     pub(crate) fn go_on_without_one(&mut self) {
         self.heal();
-        self.stalled.fill(false);
         (0..100).for_each(|_| self.calm_turn());
         let hanging = self.leader().map_or_else(|| self.dice.below(self.nodes.len()), |(at, _)| at);
         // A leader that is configured to stay without a vote appends nothing that would wait for its disk.
@@ -95,7 +94,6 @@ impl World {
     /// The cluster comes to rest with one leader, and serves.
     pub(crate) fn settle(&mut self) {
         self.heal();
-        self.stalled.fill(false);
         let mut proposed = None;
         for turn in 0..TURNS_MAX {
             self.calm_turn();

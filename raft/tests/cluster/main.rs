@@ -84,6 +84,12 @@ fn fuzz(first: u64, count: u64, spice: Spice) {
     }
     let rate = sum.steps as f64 / begin.elapsed().as_secs_f64();
     assert_eq!(failed, 0, "seeds of {total} that fail ({spice:?})");
+    let Counts { commits, elections, reads, restarts, snapshots, transfers, replaced, lost, repeated, .. } = sum;
+    let common = [commits, elections, reads, restarts, snapshots, transfers, replaced, lost, repeated];
+    let changes = matches!(spice, Spice::ConfChanges | Spice::Witnesses);
+    let special = [(changes, sum.conf_changes), (spice == Spice::Losses, sum.losses)];
+    let all = common.iter().all(|count| *count > 0) && special.iter().all(|(due, count)| *due == (*count > 0));
+    assert!(all || total < 50, "something never came about in {total} seeds ({spice:?}): {sum:?}");
     println!("{spice:?}: {total} seeds, {rate:.0} steps/s, {sum:?}");
 }
 

@@ -28,6 +28,8 @@ pub(crate) enum Event {
     ForgetLeader,
     Lose,
     Stall,
+    /// A member's shell gives another one another window, or takes back memory.
+    Tune,
 }
 
 /// What a run has most of.
@@ -97,6 +99,7 @@ impl Weather {
                 events.push((steady(dice, 25), Event::ChangeConf));
                 events.push((now_and_then(dice, 4), Event::Stall));
             }
+            Spice::Nothing => events.push((now_and_then(dice, 6), Event::Tune)),
             Spice::Losses => events.push((steady(dice, 6), Event::Lose)),
             Spice::Stalls => events.push((steady(dice, 8), Event::Stall)),
             _ => {}

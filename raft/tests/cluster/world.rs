@@ -253,6 +253,15 @@ impl World {
             Event::ForgetLeader => self.act(at, |node, _| _ = node.raft.forget_leader()),
             Event::Lose => self.lose(at),
             Event::Stall => self.stalled[at] = !self.stalled[at],
+            Event::Tune => {
+                let peer = self.anybody();
+                let (count, size) = (self.dice.below(6), self.dice.roll() % 1001);
+                self.act(at, |node, _| match count {
+                    0 => node.raft.shrink(),
+                    // None, or not more than everybody may have: the promises know no other limits.
+                    _ => node.raft.set_peer_window(peer, (count - 1).min(node.raft.config().inflight_count_max), size),
+                });
+            }
             Event::Deliver | Event::Ready | Event::Write | Event::Apply => unreachable!("daily work"),
         }
     }
@@ -568,8 +577,17 @@ impl World {
         self.nodes[at].raft.conf_state().lists().into_iter().any(|list| list.contains(&id))
     }
 
+    /// The network is whole, no disk hangs, and windows are open.
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
+        self.stalled.fill(false);
+        let members = self.nodes.len();
+        for (at, id) in (0..members).flat_map(|at| (1..=members as u64).map(move |id| (at, PeerId(id)))) {
+            let Config { inflight_count_max, inflight_size_max, .. } = *self.nodes[at].raft.config();
+            if self.spice == Spice::Nothing {
+                self.act(at, |node, _| node.raft.set_peer_window(id, inflight_count_max, inflight_size_max));
+            }
+        }
     }
 
     /// Nobody hears this member, nor it anybody.

@@ -2,7 +2,8 @@
 //!
 //! Blocks of a directive, perhaps some lines of input, a line `----`, and the output up to a blank line (or, when the
 //! output itself has blank lines, between two doubled `----` lines). A directive is a command and arguments `key`,
-//! `key=value` or `key=(value, value)`; a backslash at its end continues it. `#` begins a comment between blocks.
+//! `key=value` or `key=(value, value)`; a backslash at its end continues it. `#` begins a comment between blocks, and
+//! `subtest` a name for what follows; neither has an output.
 //! With `RINGRAFT_REWRITE=1` the expected outputs are rewritten: read the diff before you accept it.
 
 use std::fmt::Write as _;
@@ -18,21 +19,27 @@ pub struct Directive {
 }
 
 impl Directive {
-    /// Values of `key`, if it is given.
-    pub fn values(&self, key: &str) -> Option<&[String]> {
-        self.args.iter().find(|(name, _)| name == key).map(|(_, values)| values.as_slice())
+    /// Whether `key` is given, with values or without.
+    pub fn has(&self, key: &str) -> bool {
+        self.args.iter().any(|(name, _)| name == key)
     }
 
-    /// The one value of `key`, if it is given.
+    /// Values of `key`, one after the other if it is given more than once.
+    pub fn values(&self, key: &str) -> Vec<&str> {
+        let given = self.args.iter().filter(|(name, _)| name == key);
+        given.flat_map(|(_, values)| values.iter().map(String::as_str)).collect()
+    }
+
+    /// The value of `key`, if it is given; of several the last.
     pub fn value<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
-        let text = self.values(key)?.first()?;
+        let text = self.values(key).pop()?;
         Some(text.parse().unwrap_or_else(|_| panic!("line {}: {key}={text}", self.line)))
     }
 
     /// Values of `key` as numbers; empty if it is not given.
     pub fn numbers(&self, key: &str) -> Vec<u64> {
-        let values = self.values(key).unwrap_or_default();
-        values.iter().map(|text| text.parse().unwrap_or_else(|_| panic!("line {}: {text}", self.line))).collect()
+        let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("line {}: {text}", self.line));
+        self.values(key).into_iter().map(number).collect()
     }
 
     /// Arguments that are bare numbers.
@@ -125,7 +132,11 @@ pub fn check(path: &Path, mut handle: impl FnMut(&Directive) -> String) -> Resul
         while let Some(open) = head.strip_suffix('\\') {
             let (_, next) = lines.next().expect("a continued line");
             writeln!(rewritten, "{next}").unwrap();
-            head = format!("{} {}", open.trim_end(), next.trim());
+            head = format!("{open} {}", next.trim());
+        }
+        // It only names what follows.
+        if head.split(' ').next() == Some("subtest") {
+            continue;
         }
         let mut directive = Directive::parse(at + 1, &head);
         for (_, line) in lines.by_ref() {
@@ -151,6 +162,9 @@ pub fn check(path: &Path, mut handle: impl FnMut(&Directive) -> String) -> Resul
             expected += line;
             expected.push('\n');
         }
+        if doubled {
+            lines.next_if(|(_, line)| line.trim().is_empty());
+        }
         let mut found = handle(&directive);
         if !found.is_empty() && !found.ends_with('\n') {
             found.push('\n');
@@ -160,7 +174,7 @@ pub fn check(path: &Path, mut handle: impl FnMut(&Directive) -> String) -> Resul
             return Err(format!("{place}: {head}\n(- expected, + found)\n{}", diff(&expected, &found)));
         }
         let blank = found.lines().any(|line| line.trim().is_empty());
-        let (open, close) = if blank { ("----\n", "----\n----\n") } else { ("", "") };
+        let (open, close) = if blank || doubled { ("----\n", "----\n----\n") } else { ("", "") };
         writeln!(rewritten, "{open}{found}{close}").unwrap();
     }
     if rewrite {

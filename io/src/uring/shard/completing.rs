@@ -5,9 +5,8 @@ use std::io;
 use io_uring::cqueue;
 
 use super::{CANCEL, KICKING, Op, SLOTLESS, Uring, WriteOp};
-use crate::host::signal::{MAIL, WOKEN};
+use crate::host::files;
 use crate::host::slots::Key;
-use crate::host::{files, helpers};
 use crate::uring::send::SendOp;
 use crate::{CloseReason, Completion, StreamId};
 
@@ -56,7 +55,7 @@ impl Uring {
     fn slotless_failed(&mut self, kind: u64, number: u64) {
         match kind {
             // The other shard must not sleep on because of that.
-            KICKING => self.signals[usize::try_from(number).expect("32 bits fit")].kick(),
+            KICKING => self.common.signals[usize::try_from(number).expect("32 bits fit")].kick(),
             // A receive cannot be found while the kernel moves it from one of its lists to another.
             CANCEL => {
                 let Some(key) = self.slots.current(number) else { return };
@@ -146,22 +145,10 @@ impl Uring {
             }
             Err(error) => Err(error),
         };
-        if let Some(handle) = self.files.end_write(op.file) {
+        if let Some(handle) = self.common.files.end_write(op.file) {
             self.table.remove(&self.ring.submitter, handle);
         }
         out.push(Completion::Written { file: op.file, token: op.token, buf: op.buf, result });
-    }
-
-    /// Hands out wakes and mail.
-    pub(super) fn take_signals(&mut self, out: &mut Vec<Completion>) {
-        let bits = self.signal().take();
-        if bits & WOKEN != 0 {
-            out.push(Completion::Woken);
-        }
-        if bits & MAIL != 0 && helpers::take_mail(self, out) {
-            // There may be more: do not wait before having looked.
-            self.signal().raise(MAIL);
-        }
     }
 }
 

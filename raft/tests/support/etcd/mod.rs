@@ -167,7 +167,7 @@ impl Env {
             ids
         };
         let mut first = Snapshot::default();
-        if ["voters", "learners", "index", "content"].iter().any(|key| directive.values(key).is_some()) {
+        if ["voters", "learners", "index", "content"].iter().any(|key| !directive.values(key).is_empty()) {
             let index = directive.value("index").unwrap_or(0);
             if index <= 1 {
                 return Err("index must be specified as > 1 due to bootstrap".into());
@@ -180,6 +180,14 @@ impl Env {
         let bytes = |key: &str| directive.value::<u64>(key);
         let async_storage_writes = switch("async-storage-writes");
         let message_size_max = bytes("max-size-per-msg").unwrap_or(u64::MAX);
+        let mut read_policy = ReadPolicy::Quorum;
+        for policy in directive.values("read-only") {
+            read_policy = match policy {
+                "safe" => ReadPolicy::Quorum,
+                "lease-based" => ReadPolicy::Lease,
+                _ => return Err(format!("invalid read-only option {}", show::quoted(policy))),
+            };
+        }
         let unlimited = |key: &str, instead: u64| bytes(key).filter(|bytes| *bytes != 0).unwrap_or(instead);
         for _ in 0..count {
             let config = Config {
@@ -193,13 +201,7 @@ impl Env {
                 inflight_size_max: unlimited("max-inflight-bytes", u64::MAX),
                 check_quorum: switch("checkquorum"),
                 pre_vote: switch("prevote"),
-                read_policy: match directive.values("read-only") {
-                    Some([policy]) if policy == "lease-based" => ReadPolicy::Lease,
-                    Some([policy]) if policy != "safe" => {
-                        return Err(format!("invalid read-only option {}", show::quoted(policy)));
-                    }
-                    _ => ReadPolicy::Quorum,
-                },
+                read_policy,
                 read_count_max: usize::MAX,
                 step_down_on_removal: switch("step-down-on-removal"),
                 check_conf_changes: !switch("disable-conf-change-validation"),
@@ -241,7 +243,7 @@ impl Env {
 
     /// One node: its output as it is. Several: in sections.
     fn each(&mut self, directive: &Directive, what: &str, body: fn(&mut Env, u64) -> Done) -> Done {
-        let ids = directive.ids();
+        let ids = ids(directive);
         for id in &ids {
             if let [only] = ids.as_slice() {
                 return body(self, *only);
@@ -274,8 +276,8 @@ impl Env {
     }
 
     fn deliver_msgs(&mut self, directive: &Directive) {
-        let only = directive.values("type").map(|values| values[0].clone());
-        let mut count = 0;
+        let only = directive.values("type").pop();
+        let (mut count, mut delivered) = (0, Vec::new());
         for (key, values) in &directive.args {
             let ids = if values.is_empty() { std::slice::from_ref(key) } else { values.as_slice() };
             if !values.is_empty() && key != "drop" {
@@ -283,7 +285,12 @@ impl Env {
             }
             for id in ids {
                 let id = id.parse().unwrap_or_else(|_| panic!("line {}: {id}", directive.line));
-                count += self.deliver(id, !values.is_empty(), only.as_deref());
+                let drops = !values.is_empty();
+                assert!(!drops || !delivered.contains(&id), "line {}: {id} gets it, or does not", directive.line);
+                if !drops {
+                    delivered.push(id);
+                }
+                count += self.deliver(id, drops, only);
             }
         }
         if count == 0 {
@@ -312,10 +319,13 @@ impl Env {
 
     fn stabilize(&mut self, directive: &Directive) -> Done {
         let before = self.out.level();
-        if let Some([level]) = directive.values("log-level") {
-            self.set_level(level)?;
+        let mut ids = ids(directive);
+        for level in directive.values("log-level") {
+            if let Err(error) = self.set_level(level) {
+                self.out.set_level(before);
+                return Err(error);
+            }
         }
-        let mut ids = directive.ids();
         if ids.is_empty() {
             ids = (1..=self.nodes.len() as u64).collect();
         }
@@ -381,21 +391,16 @@ impl Env {
     }
 
     fn propose_conf_change(&mut self, id: u64, directive: &Directive) -> Done {
-        let v1 = flag(directive, "v1").unwrap_or(false);
-        let transition = match directive.values("transition") {
-            None => Transition::Auto,
-            Some(values) => match values.first().map_or("", String::as_str) {
-                "auto" => Transition::Auto,
-                "implicit" => Transition::JointImplicit,
-                "explicit" => Transition::JointExplicit,
-                other => return Err(format!("unknown transition {other}")),
-            },
-        };
-        let known = |(key, _): &&(String, Vec<String>)| {
-            !["v1", "transition"].contains(&key.as_str()) && key.parse::<u64>().is_err()
-        };
-        if let Some((key, _)) = directive.args.iter().find(known) {
-            return Err(format!("unknown command {key}"));
+        let (mut v1, mut transition) = (false, Transition::Auto);
+        for (key, value) in directive.args.iter().flat_map(|(key, values)| values.iter().map(move |one| (key, one))) {
+            match (key.as_str(), value.as_str()) {
+                ("v1", text) => v1 = truth(text)?,
+                ("transition", "auto") => transition = Transition::Auto,
+                ("transition", "implicit") => transition = Transition::JointImplicit,
+                ("transition", "explicit") => transition = Transition::JointExplicit,
+                ("transition", other) => return Err(format!("unknown transition {other}")),
+                (key, _) => return Err(format!("unknown command {key}")),
+            }
         }
         let ops = parse_ops(&directive.input)?;
         let kind = if v1 { EntryKind::ConfChange } else { EntryKind::ConfChangeV2 };
@@ -438,10 +443,21 @@ impl Env {
 }
 
 fn flag(directive: &Directive, key: &str) -> Option<bool> {
-    let value = directive.value::<String>(key)?;
-    match value.as_str() {
-        "true" | "1" | "t" => Some(true),
-        "false" | "0" | "f" => Some(false),
-        other => panic!("line {}: {key}={other}", directive.line),
+    let value = directive.values(key).pop()?;
+    Some(truth(value).unwrap_or_else(|error| panic!("line {}: {error}", directive.line)))
+}
+
+/// Yes or no, as Go reads it.
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "True" | "TRUE" | "1" | "t" | "T" => Ok(true),
+        "false" | "False" | "FALSE" | "0" | "f" | "F" => Ok(false),
+        _ => Err(format!("strconv.ParseBool: parsing {}: invalid syntax", show::quoted(text))),
     }
+}
+
+/// Bare arguments, which must be ids.
+fn ids(directive: &Directive) -> Vec<u64> {
+    let bare = directive.args.iter().filter(|(_, values)| values.is_empty());
+    bare.map(|(key, _)| key.parse().unwrap_or_else(|_| panic!("line {}: {key}", directive.line))).collect()
 }

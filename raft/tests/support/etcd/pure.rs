@@ -14,11 +14,11 @@ use crate::support::script::Directive;
 /// Commands `committed` and `vote`.
 pub fn quorum(directive: &Directive) -> String {
     let ids = |key: &str| {
-        let values = directive.values(key).unwrap_or_default();
-        values.iter().filter(|text| *text != "zero").map(|text| PeerId(text.parse().unwrap())).collect::<Vec<_>>()
+        let values = directive.values(key).into_iter().filter(|text| *text != "zero");
+        values.map(|text| PeerId(text.parse().unwrap())).collect::<Vec<_>>()
     };
     let (incoming, outgoing) = (ids("cfg"), ids("cfgj"));
-    let joint = directive.values("cfgj").is_some();
+    let joint = !directive.values("cfgj").is_empty();
     let mut voters: Vec<PeerId> = Vec::new();
     for id in incoming.iter().chain(&outgoing) {
         if !voters.contains(id) {
@@ -26,23 +26,38 @@ pub fn quorum(directive: &Directive) -> String {
         }
     }
     let key = if directive.command == "vote" { "votes" } else { "idx" };
-    let values = directive.values(key).unwrap_or_default();
+    let values = directive.values(key);
     if values.len() != voters.len() {
-        return format!("error: mismatched input (explicit or _) for voters {voters:?}: {values:?}");
+        voters.sort_unstable();
+        let voters: Vec<_> = voters.iter().map(|id| format!("{id}:{{}}")).collect();
+        // Go's numbers: 0 is no answer; 1 is no, and 2 is yes.
+        let number = |text: &&str| match *text {
+            "_" => "0".into(),
+            "n" => "1".into(),
+            "y" => "2".into(),
+            text => String::from(text),
+        };
+        let (voters, values) = (voters.join(" "), values.iter().map(number).collect::<Vec<_>>().join(" "));
+        return format!("error: mismatched input (explicit or _) for voters map[{voters}]: [{values}]");
     }
-    let value = |id: PeerId| voters.iter().position(|voter| *voter == id).map(|at| values[at].as_str());
+    let value = |id: PeerId| voters.iter().position(|voter| *voter == id).map(|at| values[at]);
     let conf = conf(&incoming, &outgoing);
     match directive.command.as_str() {
         "vote" => {
             let answer = |id| match value(id) {
                 Some("y") => Some(true),
                 Some("n") => Some(false),
-                _ => None,
+                Some("_") | None => None,
+                Some(other) => panic!("line {}: unknown vote {other}", directive.line),
             };
             vote(&conf, answer)
         }
         "committed" => {
-            let index = |id| value(id).filter(|text| *text != "_").map(|text| text.parse::<u64>().unwrap());
+            let index = |id| {
+                let number = value(id).filter(|text| *text != "_").map(|text| text.parse::<u64>().unwrap());
+                assert_ne!(number, Some(0), "line {}: 0 is not unknown", directive.line);
+                number
+            };
             let mut members = voters.clone();
             members.sort_unstable();
             committed(&conf, joint, &members, index)

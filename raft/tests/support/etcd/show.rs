@@ -228,8 +228,10 @@ pub fn parse_ops(text: &str) -> Result<Vec<ConfChangeOp>, String> {
             _ => return Err(format!("unknown input: {word}")),
         };
         let number = letters.as_str();
-        let id =
-            number.parse().map_err(|_| format!("strconv.ParseUint: parsing {}: invalid syntax", quoted(number)))?;
+        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+        let why = if digits { "value out of range" } else { "invalid syntax" };
+        let error = || format!("strconv.ParseUint: parsing {}: {why}", quoted(number));
+        let id = number.parse().ok().filter(|_| digits).ok_or_else(error)?;
         Ok(of(PeerId(id)))
     };
     text.trim().split(' ').map(one).collect()
@@ -265,6 +267,10 @@ pub fn quoted(text: &str) -> String {
             '\\' => out += "\\\\",
             '\n' => out += "\\n",
             '\t' => out += "\\t",
+            '\x07' => out += "\\a",
+            '\x08' => out += "\\b",
+            '\x0b' => out += "\\v",
+            '\x0c' => out += "\\f",
             '\r' => out += "\\r",
             c if c.is_ascii_control() => write!(out, "\\x{:02x}", u32::from(c)).unwrap(),
             c => out.push(c),
