@@ -20,10 +20,10 @@ pub const FILE_MAX: usize = 4096;
 const SEED: &str = "seed-";
 
 /// Cuts and flipped bits per target, at the most; beyond it every nth is taken.
-const SMALL_MAX: usize = 60_000;
+const SMALL_MAX: usize = 40_000;
 
 /// Random mutations per target.
-const RANDOM: usize = 20_000;
+const RANDOM: usize = 12_000;
 
 /// A target, and what holds for it.
 pub struct Replay {
