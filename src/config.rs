@@ -242,11 +242,24 @@ pub fn load_with(args: &ServeArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Re
         Some(path) => file::read(path)?,
         None => Vec::new(),
     };
-    let mut settings = Vec::with_capacity(FIELDS.len());
-    for field in &FIELDS {
-        settings.push(setting(field, args, env, path.as_deref(), &entries)?);
-    }
-    check::build(settings)
+    assemble(args, env, path.as_deref(), &entries)
+}
+
+fn assemble(
+    args: &ServeArgs,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    path: Option<&Path>,
+    entries: &[file::FileEntry],
+) -> Result<ServeConfig, ConfigError> {
+    let settings: Result<_, _> = FIELDS.iter().map(|field| setting(field, args, env, path, entries)).collect();
+    check::build(settings?)
+}
+
+/// The configuration of a file with this text, and of nothing else.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn of_text(text: &str) -> Result<ServeConfig, ConfigError> {
+    let path = Path::new("ringraft.toml");
+    assemble(&ServeArgs::default(), &|_| None, Some(path), &file::parse(path, text)?)
 }
 
 /// Finds one setting in the order of precedence. An empty variable counts as unset, as scripts expect.

@@ -13,6 +13,9 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod etcd_follow;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kv;
 pub mod machine;
 pub mod node;

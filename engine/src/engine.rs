@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ringraft_io::{Completion, Io, Time, Token};
 use ringraft_raft::record::{GroupSeed, Records};
-use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, PeerId, Storage, StorageError};
+use ringraft_raft::{ConfState, EntryId, GroupId, HardState, Index, Storage, StorageError};
 
 use crate::config::Config;
 use crate::error::{EngineError, Overdue, ReadError};
@@ -286,7 +286,7 @@ impl Engine {
     }
 
     /// Forgets all entries: the log begins behind `base`, whatever it held, here at once, on the disk with the batch whose
-    /// number is given. The commit index is at least there, and the term at least that of `base`.
+    /// number is given. The commit index is at least there.
     ///
     /// # Errors
     /// As [`Engine::append`]; nothing was forgotten.
@@ -299,9 +299,6 @@ impl Engine {
         self.room_for_votes()?;
         self.room_in_checkpoint(log)?;
         log.reset(base);
-        if log.hard.term < base.term {
-            (log.hard.term, log.hard.vote) = (base.term, PeerId::ZERO);
-        }
         self.note_commit(log, base.index);
         let before = self.groups[log.slot].runs.cached_bytes();
         self.lay_out(log, false, true);

@@ -12,7 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "raft-rs")]
+#[cfg(any(feature = "openraft", feature = "raft-rs"))]
 pub mod adapters;
 pub mod blocking;
 mod config;

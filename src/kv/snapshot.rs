@@ -28,6 +28,9 @@ use crate::protocol::{KEY_SIZE_MAX, VALUE_SIZE_MAX};
 
 type Items = BTreeMap<Box<[u8]>, Item>;
 
+/// Beyond what anybody counts to, so that counting on never overflows.
+const REVISION_MAX: u64 = u64::MAX / 2;
+
 const FORMAT: u64 = u64::from_le_bytes(*b"RRKVSNP\x01");
 const HEADER_SIZE: usize = 24;
 const ITEM_HEADER_SIZE: usize = 32;
@@ -149,8 +152,8 @@ pub(super) fn read(chunks: &mut dyn Iterator<Item = &[u8]>) -> Result<(u64, Item
     }
     let revision = reader.number()?;
     let count = reader.number()?;
-    if revision < REVISION_FIRST {
-        return Err(reader.damaged("a revision before the first"));
+    if !(REVISION_FIRST..=REVISION_MAX).contains(&revision) {
+        return Err(reader.damaged("a revision that no key space has"));
     }
     // No capacity from `count`: it is only a claim.
     let mut items: Vec<(Box<[u8]>, Item)> = Vec::new();
@@ -193,7 +196,8 @@ impl Reader<'_, '_> {
         }
         let (create_revision, mod_revision, version) = (self.number()?, self.number()?, self.number()?);
         let ordered = REVISION_FIRST < create_revision && create_revision <= mod_revision && mod_revision <= revision;
-        if !ordered || version == 0 {
+        // Every version is a revision of its own.
+        if !ordered || version == 0 || version - 1 > mod_revision - create_revision {
             return Err(self.damaged("revisions that contradict each other"));
         }
         let mut key = vec![0; key_len].into_boxed_slice();

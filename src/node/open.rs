@@ -203,6 +203,8 @@ fn restore<I: Io, M: StateMachine>(
     log.set_snapshot(id, conf);
     if id.index > log.last_index() {
         engine.reset(log, id)?;
+        // Its term is one of the log's now.
+        engine.cut_at_hole(log)?;
     }
     Ok(id.index)
 }

@@ -45,12 +45,17 @@ pub(crate) fn run_dir(name: &str) -> RunDir {
     RunDir::create(parent, &name).expect("a directory for the test")
 }
 
+/// A cluster of three nodes.
 pub(crate) fn cluster(dir: &RunDir, groups: u64, shards: u16, flags: &[&str]) -> Cluster {
+    cluster_of(3, dir, groups, shards, flags)
+}
+
+pub(crate) fn cluster_of(nodes: u64, dir: &RunDir, groups: u64, shards: u16, flags: &[&str]) -> Cluster {
     let io = io().into_iter().flat_map(|io| ["--io".to_owned(), io]);
     let config = ClusterConfig {
         program: program(),
         dir: dir.path().to_owned(),
-        nodes: 3,
+        nodes,
         shards,
         groups,
         flags: flags.iter().map(|flag| (*flag).to_owned()).chain(io).collect(),

@@ -7,7 +7,7 @@ use ringraft::bench::wait_for_leaders;
 
 use super::crash::{leader, status};
 use super::load::{Load, read_all};
-use super::{can_run, cluster, run_dir};
+use super::{cluster, run_dir};
 use crate::history;
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -43,9 +43,6 @@ fn flip(dir: &Path) -> (PathBuf, usize) {
 
 #[test]
 fn a_flipped_bit_is_repaired_by_the_others() {
-    if !can_run() {
-        return;
-    }
     let dir = run_dir("rot");
     let mut cluster = cluster(&dir, 1, 1, &[]);
     let endpoints = cluster.endpoints();

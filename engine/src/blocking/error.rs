@@ -52,6 +52,12 @@ pub enum LogError {
         /// What the file system said.
         source: Arc<io::Error>,
     },
+    /// A value has no form as bytes.
+    #[error("cannot encode: {source}")]
+    Format {
+        /// What the format says.
+        source: Arc<io::Error>,
+    },
     /// The queue is full. Nothing was taken.
     #[error("the log's queue is full")]
     Full,

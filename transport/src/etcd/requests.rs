@@ -3,6 +3,11 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+/// Most operations that are read of one payload, those of transactions within transactions too: one of two bytes takes
+/// 200 in memory. etcd takes 128 in a transaction, unless it is told otherwise.
+pub const OPS_MAX: usize = 1 << 16;
 
 /// Something to be done to the state of every member. One of the fields is set.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -270,7 +275,7 @@ pub enum Payload {
     Request(Box<InternalRaftRequest>),
     /// For the v2 store.
     Legacy(Box<LegacyRequest>),
-    /// Something else.
+    /// Something else, or more operations than [`OPS_MAX`].
     Unknown,
 }
 
@@ -281,12 +286,54 @@ impl Payload {
         if data.is_empty() {
             return Payload::Empty;
         }
+        if count_ops(data, TXN, DEPTH_MAX) > OPS_MAX {
+            return Payload::Unknown;
+        }
         match InternalRaftRequest::decode(data) {
             Ok(InternalRaftRequest { v2: Some(legacy), .. }) => return Payload::Legacy(Box::new(legacy)),
             Ok(request) => return Payload::Request(Box::new(request)),
             Err(_) => {}
         }
         LegacyRequest::decode(data).map_or(Payload::Unknown, |legacy| Payload::Legacy(Box::new(legacy)))
+    }
+}
+
+/// The fields that hold transactions: of a request, and of an operation; and those of a transaction that hold
+/// operations.
+const TXN: &[u32] = &[6];
+const TXN_OF_OP: &[u32] = &[4];
+const OPS: &[u32] = &[2, 3];
+
+/// Deeper messages are not read anyway.
+const DEPTH_MAX: u32 = 100;
+
+/// How many operations there are in the fields `inner` of a message, or of as much of it as is one. Sets nothing aside
+/// for them.
+fn count_ops(mut bytes: &[u8], inner: &[u32], depth: u32) -> usize {
+    let mut count = 0;
+    while depth > 0
+        && let Some((tag, field)) = next_field(&mut bytes)
+    {
+        if !inner.contains(&tag) {
+            continue;
+        }
+        count +=
+            if inner == OPS { 1 + count_ops(field, TXN_OF_OP, depth - 1) } else { count_ops(field, OPS, depth - 1) };
+    }
+    count
+}
+
+/// The next field that has a length, with what is in it; others are skipped. Nothing at the end, and where it is broken.
+fn next_field<'a>(bytes: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
+    loop {
+        let (tag, wire_type) = decode_key(bytes).ok()?;
+        if wire_type == WireType::LengthDelimited {
+            let len = usize::try_from(decode_varint(bytes).ok()?).ok()?;
+            let (field, rest) = bytes.split_at_checked(len)?;
+            *bytes = rest;
+            return Some((tag, field));
+        }
+        skip_field(wire_type, tag, bytes, DecodeContext::default()).ok()?;
     }
 }
 
@@ -321,5 +368,36 @@ impl InternalRaftRequest {
             }),
             ..InternalRaftRequest::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request of so many operations, a quarter of them within another one.
+    fn txn(ops: usize) -> Vec<u8> {
+        let one = |ops: usize| TxnRequest { success: vec![RequestOp::default(); ops], failure: Vec::new() };
+        let inner = RequestOp { txn: Some(one(ops / 4)), ..RequestOp::default() };
+        let mut txn = one(ops - ops / 4 - 1);
+        txn.failure = vec![inner];
+        InternalRaftRequest { txn: Some(txn), ..InternalRaftRequest::default() }.encode_to_vec()
+    }
+
+    #[test]
+    fn operations_are_counted_first() {
+        for (ops, is_read) in [(4, true), (1000, true), (OPS_MAX, true), (OPS_MAX + 1, false), (4 * OPS_MAX, false)] {
+            let bytes = txn(ops);
+            assert_eq!(count_ops(&bytes, TXN, DEPTH_MAX), ops);
+            assert_eq!(matches!(Payload::decode(&bytes), Payload::Request(_)), is_read, "{ops}");
+        }
+        let put = InternalRaftRequest { put: Some(PutRequest::default()), ..InternalRaftRequest::default() };
+        assert_eq!(count_ops(&put.encode_to_vec(), TXN, DEPTH_MAX), 0);
+        // What comes before a broken field counts: it is read before the field is.
+        let mut broken = vec![0x32, 5, 0x12, 0, 0x12, 0, 7];
+        assert_eq!(count_ops(&broken, TXN, DEPTH_MAX), 2);
+        assert!(InternalRaftRequest::decode(&broken[..]).is_err());
+        broken[1] = 6;
+        assert_eq!(count_ops(&broken, TXN, DEPTH_MAX), 0, "it is not looked into");
     }
 }
