@@ -550,3 +550,40 @@ fn vote(log: &GroupLog) -> HardState {
     let hard = log.hard_state();
     HardState { term: Term(hard.term.0 + 1), ..hard }
 }
+
+/// The same where nothing else keeps the damaged segment: the next batch lets go of it.
+#[test]
+fn a_log_cut_to_nothing_stays_in_doubt_without_its_segment() {
+    ROT.set(true);
+    let config = Config { open_with_holes: true, ..small(64) };
+    let mut rig = Rig::new(config.clone());
+    for group in [1, 3] {
+        rig.append(group, 0, &[], Some(1)).unwrap();
+    }
+    rig.settle();
+    rig.put(1, &[100, 200]);
+    rig.settle();
+    for group in [1, 3] {
+        let last = rig.now[&group].last();
+        rig.append(group, last, &[100], Some(2)).unwrap();
+    }
+    rig.settle();
+    rig.engine.attest();
+    rig.settle();
+    let mut files = rig.world.files.clone();
+    // The head, the opening's batch, the votes, and the first entries.
+    files.values_mut().next().unwrap()[3 * 4096 + 90] ^= 1;
+    let mut rig = Rig::open(files, config.clone()).unwrap();
+    let told = wounds(&rig, 1).unwrap();
+    assert_eq!((told.holes.len(), told.hard_state_lost, told.tail_lost), (1, false, false), "a hole, and no doubt");
+    rig.engine.compact(rig.logs.get_mut(&3).unwrap(), Index(1)).unwrap();
+    let log = rig.logs.get_mut(&1).unwrap();
+    rig.engine.cut_at_hole(log).unwrap();
+    assert_eq!((log.base().index, log.last_index()), (Index(0), Index(0)));
+    let log = rig.logs.get_mut(&3).unwrap();
+    rig.engine.append(log, Write { hard_state: Some(vote(log)), ..Write::default() }).unwrap();
+    rig.settle();
+    let rig = Rig::open(rig.world.files, config).unwrap();
+    assert_eq!((rig.report.segments, rig.report.gaps.len()), (1, 0), "the damaged segment is let go of");
+    assert!(wounds(&rig, 1).is_some_and(Wounds::silence), "{:?}", rig.report);
+}

@@ -1,4 +1,5 @@
-//! `ringraft log`: looks at a node's log, also while the node runs. Reads only; takes no lock; changes nothing.
+//! `ringraft log`: looks at a node's log, also while the node runs. Reads only; takes no lock; changes nothing. (All but
+//! `bench`, which measures a log of its own.)
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ enum Command {
     Stats(Place),
     /// Print every block, state and entry, oldest first; payloads by size only.
     Dump(Place),
+    /// Measure the log engine on the disk under a directory: rate and latency of durable appends.
+    Bench(super::log_bench::Arguments),
 }
 
 #[derive(clap::Args, Debug)]
@@ -46,6 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
             Ok(if intact { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Bench(arguments) => super::log_bench::run(arguments),
         Command::Stats(place) => {
             for dir in shards(&place.dir)? {
                 let found = inspect::stats(&dir, None).map_err(|error| failed(&dir, &error))?;

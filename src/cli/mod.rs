@@ -2,17 +2,21 @@
 
 mod bench;
 mod dev;
+mod doctor;
 mod etcd_follow;
 mod io;
 mod kv;
 mod local;
 mod log;
+mod log_bench;
 mod serve;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 /// A replicated key-value server built around io_uring, which also runs without it, and the tools around it.
 #[derive(Parser, Debug)]
@@ -40,9 +44,12 @@ enum Command {
     Bench(bench::Arguments),
     /// Run a cluster on this machine until interrupted, and print its endpoints.
     Dev(dev::Arguments),
-    /// Look at a node's log: check, stats, dump. Also while the node runs.
+    /// Look at a node's log: check, stats, dump; also while the node runs. Or measure the log engine: bench.
     Log(log::Arguments),
     EtcdFollow(etcd_follow::Arguments),
+    /// Tell whether a node can run here, what to do where something is in its way, and what latency and rate to expect of
+    /// the disk under a directory.
+    Doctor(doctor::Arguments),
 }
 
 /// What ends a command early: one line for a person.
@@ -62,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
         Command::EtcdFollow(arguments) => etcd_follow::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
     };
     match result {
         Ok(code) => code,
@@ -81,4 +89,18 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Shows a report to a person, or as JSON where `--json` says.
+pub(crate) fn show<T: Serialize + std::fmt::Display>(report: &T, json: Option<&Path>) -> Result<(), Failure> {
+    match json {
+        Some(file) if file.as_os_str() == "-" => print(format!("{}\n", serde_json::to_string(report)?))?,
+        Some(file) => {
+            let text = format!("{}\n", serde_json::to_string(report)?);
+            std::fs::write(file, text).map_err(|error| format!("--json {}: {error}", file.display()))?;
+            print(report.to_string())?;
+        }
+        None => print(report.to_string())?,
+    }
+    Ok(())
 }

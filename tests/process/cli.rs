@@ -11,7 +11,7 @@ use ringraft::bench::wait_for_leaders;
 
 use super::{cluster, cluster_of, io, program, run_dir};
 
-fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(program());
     // Nothing of the caller's environment may change what is tested.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RINGRAFT_")) {
@@ -46,7 +46,7 @@ fn read(mut pipe: impl Read) -> Vec<u8> {
     bytes
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
@@ -68,7 +68,7 @@ fn fails(arguments: &[&str], parts: &[&str]) {
 }
 
 /// Every file below `dir` with its content.
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).expect("readable") {
         let path = entry.expect("readable").path();

@@ -8,7 +8,7 @@ const FILTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/without-io-urin
 const ERRORS: [(&str, &str); 2] = [("EPERM", "seccomp"), ("ENOSYS", "answers that the call does not exist")];
 
 /// Runs a command with the calls of io_uring failing; none if that cannot be had here.
-fn without_io_uring(errno: &str, command: &[&str]) -> Option<Output> {
+pub(crate) fn without_io_uring(errno: &str, command: &[&str]) -> Option<Output> {
     let mut filter = Command::new("python3");
     filter.args([FILTER, errno]).args(command).env_remove("RINGRAFT_IO").stdin(Stdio::null());
     match filter.output() {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod crash;
+mod doctor;
 mod io;
 mod load;
 mod rot;

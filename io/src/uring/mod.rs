@@ -25,6 +25,7 @@
 //! ```
 #![allow(unsafe_code)]
 
+pub mod disk;
 mod explain;
 mod mapping;
 mod net;
