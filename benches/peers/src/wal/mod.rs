@@ -6,8 +6,9 @@ mod fio;
 mod ours;
 mod raft_engine;
 
+use std::cell::RefCell;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use self::ours::Ours;
@@ -31,8 +32,8 @@ const KEEP_BYTES: usize = 8 << 20;
 
 /// The rows of `peers wal`, with files below `dir`.
 pub(crate) fn rows(dir: &Path) -> Vec<Row> {
-    let dir: Arc<Path> = dir.into();
-    let ours = Arc::new(Mutex::new(None));
+    let dir: Rc<Path> = dir.into();
+    let ours = Rc::new(RefCell::new(None));
     let mut rows = Vec::new();
     for (name, files, part) in [("fresh", Files::Fresh, 0.5), ("recycled", Files::Recycled, 0.88)] {
         rows.push(Row {
@@ -97,14 +98,14 @@ fn one_at_a_time(time: Duration, mut append: impl FnMut() -> Result<(), Failure>
 
 /// A side on our engine, of which there is one for all rows.
 fn on_ours(
-    dir: &Arc<Path>,
-    ours: &Arc<Mutex<Option<Ours>>>,
+    dir: &Rc<Path>,
+    ours: &Rc<RefCell<Option<Ours>>>,
     round: impl Fn(&mut Ours, Duration) -> Result<f64, Failure> + 'static,
 ) -> Setup {
     let (dir, ours) = (dir.clone(), ours.clone());
     Box::new(move || {
         Ok(Box::new(move |time| {
-            let mut ours = ours.lock().expect("no row panics");
+            let mut ours = ours.borrow_mut();
             let ours = match &mut *ours {
                 Some(ours) => ours,
                 none => none.insert(Ours::open(&dir)?),
@@ -116,7 +117,7 @@ fn on_ours(
 
 /// A side on an engine of the rival's own.
 fn on_rival(
-    dir: &Arc<Path>,
+    dir: &Rc<Path>,
     files: Files,
     round: impl Fn(&mut Threads, Duration) -> Result<f64, Failure> + 'static,
 ) -> Setup {
@@ -128,7 +129,7 @@ fn on_rival(
 }
 
 /// A side that is a run of fio.
-fn on_fio(dir: &Arc<Path>, run: impl Fn(&Path, Duration) -> Result<f64, Failure> + 'static) -> Setup {
+fn on_fio(dir: &Rc<Path>, run: impl Fn(&Path, Duration) -> Result<f64, Failure> + 'static) -> Setup {
     let dir = dir.clone();
     Box::new(move || Ok(Box::new(move |time| run(&dir, time)) as Side))
 }

@@ -65,9 +65,9 @@ impl Ours {
             }
             self.turn()?;
             let durable = self.engine.durable();
-            while batches.pop_front_if(|batch| *batch <= durable).is_some() {
-                done += count;
-            }
+            let acked = batches.iter().take_while(|batch| **batch <= durable).count();
+            batches.drain(..acked);
+            done += acked * count;
         }
         let took = begin.elapsed().as_nanos() as f64 / done as f64;
         while self.engine.durable() < batches.back().copied().unwrap_or_default() {
