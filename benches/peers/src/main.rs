@@ -6,10 +6,11 @@ mod raft;
 mod report;
 mod rounds;
 mod row;
+mod wal;
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,15 @@ struct Arguments {
 enum Subject {
     /// The raft core: raft-rs (crate `raft`), three replicas in memory.
     Raft(Options),
+    /// The log engine: crate `raft-engine`, and the disk's own limits by fio.
+    Wal {
+        #[command(flatten)]
+        options: Options,
+
+        /// Where files are made, and removed at the end: a directory on the disk to be measured.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(clap::Args, Debug)]
@@ -55,6 +65,7 @@ struct Options {
 fn main() -> ExitCode {
     let result = match Arguments::parse().subject {
         Subject::Raft(options) => run(raft::rows(), &options),
+        Subject::Wal { options, dir } => run_wal(&dir, &options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,6 +74,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_wal(dir: &Path, options: &Options) -> Result<(), Failure> {
+    let dir = tempfile::Builder::new()
+        .prefix("peers-")
+        .tempdir_in(dir)
+        .map_err(|error| format!("{}: {error}", dir.display()))?;
+    let mut rows = wal::rows(dir.path());
+    if Command::new("fio").arg("--version").output().is_err() {
+        writeln!(std::io::stderr(), "peers: no fio here (package fio): rows that end in /floor are left out")?;
+        rows.retain(|row| !row.id.ends_with("/floor"));
+    }
+    run(rows, options)
 }
 
 fn run(mut rows: Vec<Row>, options: &Options) -> Result<(), Failure> {
