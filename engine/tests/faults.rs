@@ -1,4 +1,4 @@
-//! A real ring whose disk fails, fills up or stalls when it is told to.
+//! A real machine whose disk fails, fills up or stalls when it is told to.
 
 use std::io;
 use std::path::Path;
@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ringraft_engine::blocking::{Config, Log, LogError, WorldError};
-use ringraft_io::uring::{Uring, UringConfig, UringWorld};
 use ringraft_io::{
-    AlignedBuf, Completion, Dial, FileId, FileInfo, Io, Job, LockError, SendFile, ShardNo, StreamId, Time, Token,
+    AlignedBuf, Completion, Dial, FileId, FileInfo, Io, IoChoice, Job, LockError, Seed, SendFile, ShardNo, StreamId,
+    Time, Token, World, WorldConfig,
 };
 
 /// What the disk does from now on. Shared with the test.
@@ -34,32 +34,43 @@ impl Faults {
 
 /// Opens a log on such a disk.
 pub(crate) fn open(config: impl Into<Config>, faults: &Arc<Faults>) -> Result<Log, LogError> {
-    let mut world = UringWorld::start(UringConfig::new(1)).expect("a ring");
+    let kind = IoChoice::Auto.settle(&WorldConfig::new(1)).expect("a world").kind;
+    let mut world = World::start(kind, WorldConfig::new(1)).expect("a world");
     let seed = world.take_seeds().pop().expect("one shard");
     let (waker, ours) = (world.waker(), world.waker());
     *faults.wake.lock().unwrap() = Some(Box::new(move || ours.wake(ShardNo(0))));
     let faults = faults.clone();
-    let make = move || {
-        let ring = seed.into_io().map_err(WorldError::new)?;
-        Ok(Faulty { ring, faults, kept: Vec::new() })
-    };
-    Log::open_on(config, move || waker.wake(ShardNo(0)), make)
+    let wake = move || waker.wake(ShardNo(0));
+    match seed {
+        Seed::Uring(seed) => {
+            Log::open_on(config, wake, move || Ok(Faulty::new(seed.into_io().map_err(WorldError::new)?, faults)))
+        }
+        Seed::Portable(seed) => {
+            Log::open_on(config, wake, move || Ok(Faulty::new(seed.into_io().map_err(WorldError::new)?, faults)))
+        }
+    }
 }
 
-struct Faulty {
-    ring: Uring,
+struct Faulty<I> {
+    real: I,
     faults: Arc<Faults>,
     kept: Vec<Completion>,
 }
 
-impl Io for Faulty {
+impl<I> Faulty<I> {
+    fn new(real: I, faults: Arc<Faults>) -> Faulty<I> {
+        Faulty { real, faults, kept: Vec::new() }
+    }
+}
+
+impl<I: Io> Io for Faulty<I> {
     fn now(&self) -> Time {
-        self.ring.now()
+        self.real.now()
     }
 
     fn turn(&mut self, wait_until: Option<Time>, out: &mut Vec<Completion>) -> io::Result<()> {
         let mut found = Vec::new();
-        self.ring.turn(wait_until, &mut found)?;
+        self.real.turn(wait_until, &mut found)?;
         for mut completion in found {
             match &mut completion {
                 Completion::Written { result, .. } => {
@@ -87,74 +98,74 @@ impl Io for Faulty {
             }
             job => job,
         };
-        self.ring.job(job, token);
+        self.real.job(job, token);
     }
 
     fn write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, token: Token) {
-        self.ring.write(file, offset, buf, token);
+        self.real.write(file, offset, buf, token);
     }
 
     fn send(&mut self, stream: StreamId, bufs: Vec<Bytes>) {
-        self.ring.send(stream, bufs);
+        self.real.send(stream, bufs);
     }
 
     fn send_bufs(&mut self) -> Vec<Bytes> {
-        self.ring.send_bufs()
+        self.real.send_bufs()
     }
 
     fn receive(&mut self, stream: StreamId) {
-        self.ring.receive(stream);
+        self.real.receive(stream);
     }
 
     fn pause(&mut self, stream: StreamId) {
-        self.ring.pause(stream);
+        self.real.pause(stream);
     }
 
     fn close(&mut self, stream: StreamId) {
-        self.ring.close(stream);
+        self.real.close(stream);
     }
 
     fn dial(&mut self, dial: Dial) {
-        self.ring.dial(dial);
+        self.real.dial(dial);
     }
 
     fn send_file(&mut self, send: SendFile) {
-        self.ring.send_file(send);
+        self.real.send_file(send);
     }
 
     fn wake(&mut self, shard: ShardNo) {
-        self.ring.wake(shard);
+        self.real.wake(shard);
     }
 
     fn lock_dir(&mut self, dir: &Path) -> Result<(), LockError> {
-        self.ring.lock_dir(dir)
+        self.real.lock_dir(dir)
     }
 
     fn list(&mut self, dir: &Path) -> io::Result<Vec<FileInfo>> {
-        self.ring.list(dir)
+        self.real.list(dir)
     }
 
     fn open(&mut self, path: &Path) -> io::Result<FileId> {
-        self.ring.open(path)
+        self.real.open(path)
     }
 
     fn create_zeroed(&mut self, path: &Path, size: u64) -> io::Result<FileId> {
-        self.ring.create_zeroed(path, size)
+        self.real.create_zeroed(path, size)
     }
 
     fn read(&mut self, file: FileId, offset: u64, len: usize) -> io::Result<AlignedBuf> {
-        self.ring.read(file, offset, len)
+        self.real.read(file, offset, len)
     }
 
     fn map(&mut self, file: FileId) -> io::Result<Bytes> {
-        self.ring.map(file)
+        self.real.map(file)
     }
 
     fn read_file(&mut self, path: &Path) -> io::Result<Bytes> {
-        self.ring.read_file(path)
+        self.real.read_file(path)
     }
 
     fn write_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.ring.write_file(path, bytes)
+        self.real.write_file(path, bytes)
     }
 }

@@ -12,7 +12,7 @@ use crate::snapshot::SnapshotError;
 /// Why the log did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
-    /// There is no world to work in (io_uring is not permitted), or it broke.
+    /// There is no world to work in (io_uring was asked for and is not permitted; no descriptors are left), or it broke.
     #[error(transparent)]
     World(Arc<WorldError>),
     /// What the engine says. [`EngineError::Failed`]: a write or sync failed, the log has ended.

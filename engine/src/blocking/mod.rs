@@ -27,8 +27,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use ringraft_io::uring::{UringConfig, UringWorld};
-use ringraft_io::{Io, ShardNo};
+use ringraft_io::{Io, IoChoice, Seed, ShardNo, World, WorldConfig};
 use ringraft_raft::{ConfState, GroupId};
 
 use self::driver::Driver;
@@ -75,18 +74,34 @@ struct Shared {
 }
 
 impl Log {
-    /// Opens the log in a directory, or begins one there, on an io_uring of its own.
+    /// Opens the log in a directory, or begins one there, on an io_uring of its own; without, where that is not permitted.
     ///
     /// # Errors
-    /// [`LogError::World`] without io_uring; [`LogError::Engine`] with what [`Engine::open`](crate::Engine::open) says.
+    /// As [`Log::open_with`].
     pub fn open(config: impl Into<Config>) -> Result<Log, LogError> {
-        let world = |error| LogError::World(Arc::new(error));
-        let mut uring = UringWorld::start(UringConfig::new(1)).map_err(|error| world(WorldError::new(error)))?;
-        let seed = uring.take_seeds().pop().expect("a world of one shard");
-        let waker = uring.waker();
+        Log::open_with(config, IoChoice::Auto)
+    }
+
+    /// As [`Log::open`], with this choice of a world.
+    ///
+    /// # Errors
+    /// [`LogError::World`] without io_uring if that is what was asked for, or if there is a lack of descriptors or threads;
+    /// [`LogError::Engine`] with what [`Engine::open`](crate::Engine::open) says.
+    pub fn open_with(config: impl Into<Config>, choice: IoChoice) -> Result<Log, LogError> {
+        let start = || {
+            let config = WorldConfig::new(1);
+            World::start(choice.settle(&config)?.kind, config)
+        };
+        let mut world = start().map_err(|error| LogError::World(Arc::new(WorldError::new(error))))?;
+        let seed = world.take_seeds().pop().expect("a world of one shard");
+        let waker = world.waker();
         // Nobody listens or dials here: the world's control thread is not needed.
-        drop(uring);
-        Log::open_on(config, move || waker.wake(ShardNo(0)), move || seed.into_io().map_err(WorldError::new))
+        drop(world);
+        let wake = move || waker.wake(ShardNo(0));
+        match seed {
+            Seed::Uring(seed) => Log::open_on(config, wake, move || seed.into_io().map_err(WorldError::new)),
+            Seed::Portable(seed) => Log::open_on(config, wake, move || seed.into_io().map_err(WorldError::new)),
+        }
     }
 
     /// As [`Log::open`], in another world: `make` makes it, on the log's own thread, and `wake` gives it a
