@@ -22,7 +22,7 @@ pub struct Config {
     /// Beyond this many segments in use, [`Engine::pinning_groups`](crate::Engine::pinning_groups) names the groups
     /// to compact.
     pub segments_max: usize,
-    /// Files kept zeroed or recycled for reuse, at least one; more are removed.
+    /// Files kept zeroed or recycled for reuse, at least two more than `segments_reserve`; more are removed.
     pub segments_free_max: usize,
     /// Spare files that only writes without entries may use (votes, compactions) when no more can be made, because the
     /// disk is full: each lasts for a segment full of them. They are made beside the one that is always kept ready. 0:

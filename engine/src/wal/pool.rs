@@ -39,7 +39,9 @@ impl Pool {
         Pool {
             dir: config.dir.clone(),
             segment_bytes: config.segment_bytes,
-            free_max: config.segments_free_max.max(config.segments_reserve + 1),
+            // One more than are to be ready: else the file that a new segment takes is replaced by a new one, and the one
+            // that comes back a little later is removed, again and again.
+            free_max: config.segments_free_max.max(config.segments_reserve + 2),
             free_min: config.segments_reserve + 1,
             next_number: 0,
             free: Vec::new(),

@@ -60,7 +60,7 @@ impl Ours {
         let mut batches = VecDeque::with_capacity(waiting);
         let (mut done, begin) = (0, Instant::now());
         while done == 0 || begin.elapsed() < time {
-            while batches.len() < waiting && self.engine.has_room() {
+            while batches.len() < waiting && self.has_room(count, size) {
                 batches.push_back(self.write(count, size)?);
             }
             self.turn()?;
@@ -76,8 +76,13 @@ impl Ours {
         Ok(took)
     }
 
+    /// Whether so many entries would be taken now, and a compaction before them.
+    fn has_room(&self, count: usize, size: usize) -> bool {
+        self.engine.has_room_for(&self.log, count * record::encoded_len(size)) && self.engine.takes_compaction()
+    }
+
     fn write(&mut self, count: usize, size: usize) -> Result<BatchNo, Failure> {
-        while !self.engine.has_room() {
+        while !self.has_room(count, size) {
             self.turn()?;
         }
         let after = self.log.last_index();
