@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ringraft_raft::{ConfState, EntryId, EntryMeta, HardState, Index, PeerId, Storage, StorageError, Term};
+use ringraft_raft::{ConfState, EntryId, EntryMeta, HardState, Index, PeerId, Storage, StorageError};
 
 /// Entry `base.index + 1` is the first of `entries`.
 #[derive(Clone, Default)]
@@ -51,10 +51,6 @@ impl Storage for Log {
 
     fn last_index(&self) -> Index {
         Index(self.base.index.0 + self.entries.len() as u64)
-    }
-
-    fn term(&self, index: Index) -> Result<Term, StorageError> {
-        if index == self.base.index { Ok(self.base.term) } else { Ok(self.meta(index)?.term) }
     }
 
     fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {

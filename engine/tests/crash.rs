@@ -1,7 +1,7 @@
 //! Power cuts: whatever part of the unsynced writes survives, nothing acknowledged is lost, nothing is invented.
 
 use proptest::prelude::*;
-use ringraft_engine::{Config, Engine};
+use ringraft_engine::{Config, Engine, EngineError};
 use ringraft_raft::Storage;
 
 use crate::rig::{Rig, State, small};
@@ -109,20 +109,25 @@ pub(crate) fn act(rig: &mut Rig, dice: &mut Dice) {
 pub(crate) fn run(rig: &mut Rig, dice: &mut Dice, turns: u64) {
     rig.world.hold = true;
     for _ in 0..turns {
-        for _ in 0..dice.roll(3) {
-            if rig.engine.has_room() {
-                act(rig, dice);
-            }
-        }
-        rig.engine.submit(&mut rig.world);
-        for _ in 0..dice.roll(3) {
-            if !rig.world.pending.is_empty() {
-                let at = usize::try_from(dice.roll(rig.world.pending.len() as u64)).unwrap();
-                rig.world.finish(at);
-            }
-        }
-        rig.complete().unwrap();
+        turn(rig, dice).unwrap();
     }
+}
+
+/// A turn with a few things done, in which some of the pending writes complete.
+pub(crate) fn turn(rig: &mut Rig, dice: &mut Dice) -> Result<(), EngineError> {
+    for _ in 0..dice.roll(3) {
+        if rig.engine.has_room() {
+            act(rig, dice);
+        }
+    }
+    rig.engine.submit(&mut rig.world);
+    for _ in 0..dice.roll(3) {
+        if !rig.world.pending.is_empty() {
+            let at = usize::try_from(dice.roll(rig.world.pending.len() as u64)).unwrap();
+            rig.world.finish(at);
+        }
+    }
+    rig.complete()
 }
 
 pub(crate) fn crash(world: &World, dice: &mut Dice) -> Image {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ringraft_engine::{Config, Engine, EngineError, ReadError};
 
-use crate::crash::{Before, Dice, act, crash};
+use crate::crash::{Before, Dice, crash, turn};
 use crate::rig::{Rig, small};
 use crate::world::{Image, World};
 
@@ -89,20 +89,8 @@ fn history(seed: u64, counts: &mut Counts) {
 /// A log's life, up to what ends it.
 fn live(rig: &mut Rig, dice: &mut Dice, counts: &mut Counts) -> Option<EngineError> {
     rig.world.hold = true;
-    for turn in 0..60 {
-        for _ in 0..dice.roll(3) {
-            if rig.engine.has_room() {
-                act(rig, dice);
-            }
-        }
-        rig.engine.submit(&mut rig.world);
-        for _ in 0..dice.roll(3) {
-            if !rig.world.pending.is_empty() {
-                let at = usize::try_from(dice.roll(rig.world.pending.len() as u64)).unwrap();
-                rig.world.finish(at);
-            }
-        }
-        match rig.complete() {
+    for number in 0..60 {
+        match turn(rig, dice) {
             Ok(()) => {}
             Err(EngineError::NoSegment { .. }) => {
                 counts.segments += 1;
@@ -110,7 +98,7 @@ fn live(rig: &mut Rig, dice: &mut Dice, counts: &mut Counts) -> Option<EngineErr
             }
             Err(error) => return Some(error),
         }
-        if turn % 8 == 7 {
+        if number % 8 == 7 {
             // Read through what is mapped by now.
             match rig.found() {
                 Ok(found) => assert_eq!(found, rig.now),

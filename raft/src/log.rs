@@ -362,28 +362,11 @@ mod tests {
             Index(self.base.index.0 + self.entries.len() as u64)
         }
 
-        fn term(&self, index: Index) -> Result<Term, StorageError> {
-            if index == self.base.index { Ok(self.base.term) } else { self.meta(index).map(|meta| meta.term) }
-        }
-
         fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {
             let gone = StorageError::Compacted { index, base: self.base.index };
             let at = index.0.checked_sub(self.base.index.0 + 1).ok_or(gone)?;
             let missing = StorageError::Unavailable { index, last: self.last_index() };
             self.entries.get(usize::try_from(at).unwrap()).copied().ok_or(missing)
-        }
-
-        fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError> {
-            let mut size = self.meta(after.next())?.encoded_size();
-            let mut last = after.next();
-            while last < upto {
-                size += self.meta(last.next())?.encoded_size();
-                if size > bytes_max {
-                    break;
-                }
-                last = last.next();
-            }
-            Ok(last)
         }
 
         fn snapshot(&self) -> Option<EntryId> {

@@ -24,7 +24,10 @@ pub trait Storage {
     ///
     /// # Errors
     /// Below the base, or beyond the last index.
-    fn term(&self, index: Index) -> Result<Term, StorageError>;
+    fn term(&self, index: Index) -> Result<Term, StorageError> {
+        let base = self.base();
+        if index == base.index { Ok(base.term) } else { Ok(self.meta(index)?.term) }
+    }
 
     /// What is known of the entry at `index`.
     ///
@@ -37,7 +40,19 @@ pub trait Storage {
     ///
     /// # Errors
     /// If `after` is below the base, or `upto` beyond the last index.
-    fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError>;
+    fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError> {
+        self.meta(upto)?;
+        let mut last = after.next();
+        let mut size = self.meta(last)?.encoded_size();
+        while last < upto {
+            size += self.meta(last.next())?.encoded_size();
+            if size > bytes_max {
+                break;
+            }
+            last = last.next();
+        }
+        Ok(last)
+    }
 
     /// The encoded size of `after + 1 ..= upto`. A log that knows where its entries lie can answer without a walk.
     ///

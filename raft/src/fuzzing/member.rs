@@ -76,25 +76,8 @@ impl Storage for Disk {
         Index(self.base.index.0 + self.entries.len() as u64)
     }
 
-    fn term(&self, index: Index) -> Result<Term, StorageError> {
-        if index == self.base.index { Ok(self.base.term) } else { self.meta(index).map(|meta| meta.term) }
-    }
-
     fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {
         self.at(index).map(|at| self.entries[at])
-    }
-
-    fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError> {
-        let (from, to) = (self.at(after.next())?, self.at(upto)?);
-        let (mut end, mut size) = (after, 0);
-        for meta in self.entries.range(from..=to) {
-            size += meta.encoded_size();
-            if size > bytes_max && end > after {
-                break;
-            }
-            end = end.next();
-        }
-        Ok(end)
     }
 
     fn snapshot(&self) -> Option<EntryId> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ringraft_raft::{ConfState, EntryId, EntryMeta, HardState, Index, Storage, StorageError, Term};
+use ringraft_raft::{ConfState, EntryId, EntryMeta, HardState, Index, Storage, StorageError};
 
 #[derive(Clone, Debug, Default)]
 pub struct MemLog {
@@ -65,29 +65,8 @@ impl Storage for MemLog {
         Index(self.base.index.0 + self.entries.len() as u64)
     }
 
-    fn term(&self, index: Index) -> Result<Term, StorageError> {
-        if index == self.base.index {
-            return Ok(self.base.term);
-        }
-        self.meta(index).map(|meta| meta.term)
-    }
-
     fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {
         self.at(index).map(|at| self.entries[at])
-    }
-
-    fn limit(&self, after: Index, upto: Index, bytes_max: u64) -> Result<Index, StorageError> {
-        let from = self.at(after.next())?;
-        let to = self.at(upto)?;
-        let (mut end, mut size) = (after, 0);
-        for meta in self.entries.range(from..=to) {
-            size += meta.encoded_size();
-            if size > bytes_max && end > after {
-                break;
-            }
-            end = end.next();
-        }
-        Ok(end)
     }
 
     fn snapshot(&self) -> Option<EntryId> {

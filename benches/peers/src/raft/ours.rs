@@ -335,10 +335,6 @@ impl Storage for Log {
         Index(self.base.index.0 + self.entries.len() as u64)
     }
 
-    fn term(&self, index: Index) -> Result<Term, StorageError> {
-        if index == self.base.index { Ok(self.base.term) } else { Ok(self.meta(index)?.term) }
-    }
-
     fn meta(&self, index: Index) -> Result<EntryMeta, StorageError> {
         Ok(self.entries[self.slot(index)?].meta())
     }
